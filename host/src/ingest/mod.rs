@@ -1,1 +1,61 @@
-//! (being written)
+//! Where records come from, and their decoding into columns.
+
+use crate::element::{PartitionName, RawBatch};
+use std::time::Duration;
+
+/// What a reader saw in one poll.
+#[derive(Default)]
+pub struct Polled {
+    /// Records, one partition a batch, in offset order within a partition.
+    pub batches: Vec<RawBatch>,
+    /// Partitions (indices) that stand at the end of their input now, as far as the source knows; new records end that.
+    pub at_end: Vec<usize>,
+    /// Partitions that will never have more records: the end of a file, or the bound of a bounded run.
+    pub finished: Vec<usize>,
+    /// Offsets that were asked for and are gone, and were skipped because the pipeline says `failOnDataLoss: false`.
+    pub skipped_offsets: u64,
+}
+
+/// Why reading failed.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// The user must act: no such topic, no such file, a property that librdkafka refuses.
+    #[error("{0}")]
+    Config(String),
+    /// A retry may help: the broker is away.
+    #[error("{0}")]
+    External(String),
+    /// Records that were to be read are gone, and `failOnDataLoss` is true.
+    #[error("{0}")]
+    DataLoss(String),
+}
+
+/// A source of one job: its partitions, and readers over them.
+pub trait Source: Send {
+    /// All partitions, in a fixed order; their index is what everything else calls them by.
+    fn partitions(&self) -> &[PartitionName];
+    /// The offset to start each partition at when the job has no committed position (by the source's own settings).
+    ///
+    /// # Errors
+    /// When the source can't be asked.
+    fn start_positions(&mut self) -> Result<Vec<i64>, IngestError>;
+    /// Readers that read from `positions` (next offset of each partition); reader `r` of `readers` has the partitions with index
+    /// `i % readers == r`. Called again after a failed commit, when all earlier readers are gone.
+    ///
+    /// # Errors
+    /// When a partition can't be read from there.
+    fn readers(&mut self, positions: &[i64], readers: usize) -> Result<Vec<Box<dyn Reader>>, IngestError>;
+    /// The end offset of each partition as last known, for lag (empty when the source has no such thing).
+    fn end_positions(&mut self) -> Vec<i64> {
+        Vec::new()
+    }
+}
+
+/// Reads some partitions of a source; owned by one worker.
+pub trait Reader: Send {
+    /// Up to `rows` records; waits at most `wait` for them, and returns early when it has them.
+    ///
+    /// # Errors
+    /// When the source fails in a way that waiting does not mend.
+    fn poll(&mut self, rows: usize, wait: Duration) -> Result<Polled, IngestError>;
+}

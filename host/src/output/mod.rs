@@ -1,1 +1,103 @@
-//! (being written)
+//! Rows to records, and one atomic commit an epoch.
+
+use crate::element::EpochId;
+use std::collections::BTreeMap;
+
+/// A record on its way out: to a Kafka topic, or as a line of a file (the value alone).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutRecord {
+    /// Key bytes (JSON of the group keys), none where the pipeline has no group keys.
+    pub key: Option<Vec<u8>>,
+    /// Value bytes (JSON).
+    pub value: Vec<u8>,
+}
+
+/// One change of keyed state: the slot's absolute value, or its removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Shard, less than [`crate::limits::STATE_SHARDS`].
+    pub shard: u16,
+    /// Encoded key: a stable format of `state`.
+    pub key: Vec<u8>,
+    /// Encoded value; none removes the key.
+    pub value: Option<Vec<u8>>,
+}
+
+/// What must be known beside the keyed state to go on after a restart. Stored with the state, in the same commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Meta {
+    /// Version of this format.
+    pub format: u32,
+    /// Last epoch committed.
+    pub epoch: u64,
+    /// Next offset of each partition, by `topic/partition`.
+    pub positions: BTreeMap<String, i64>,
+    /// Watermark of each partition, by `topic/partition`.
+    pub watermarks: BTreeMap<String, i64>,
+    /// Watermark that windows have been closed up to.
+    pub closed: i64,
+    /// Fingerprint of the state's layout: keys, panes, state fields.
+    pub layout: String,
+    /// Length of each file sink in bytes after this epoch, by sink role (`sink`, `late`, `rejects`); set by the committer.
+    #[serde(default)]
+    pub files: BTreeMap<String, u64>,
+}
+
+/// All that one epoch does to the outside world.
+#[derive(Clone, Debug, Default)]
+pub struct EpochCommit {
+    /// Number of the epoch.
+    pub epoch: u64,
+    /// Result rows.
+    pub outputs: Vec<OutRecord>,
+    /// Late rows, for the `late` side output (dropped by the committer when the pipeline has none; they were counted).
+    pub late: Vec<OutRecord>,
+    /// Rejected rows, for the `rejects` side output.
+    pub rejects: Vec<OutRecord>,
+    /// Dirty slots.
+    pub changes: Vec<Change>,
+    /// Next offset of each partition, index as in [`crate::ingest::Source::partitions`].
+    pub positions: Vec<i64>,
+    /// Stored with the state.
+    pub meta: Meta,
+}
+
+impl EpochCommit {
+    /// The epoch's number as its newtype.
+    pub fn id(&self) -> EpochId {
+        EpochId(self.epoch)
+    }
+}
+
+/// Why a commit failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The epoch did not happen; the job goes back to its last committed epoch and goes on.
+    #[error("{0}")]
+    Aborted(String),
+    /// Another process runs this job now; this one must end.
+    #[error("{0}")]
+    Fenced(String),
+    /// The user must act: no such topic, no permission, disk full.
+    #[error("{0}")]
+    Config(String),
+    /// What is stored does not read back.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+/// Commits epochs, each whole or not at all, and gives back the last committed state.
+pub trait Committer: Send {
+    /// Fences other processes of this job, undoes what was not committed (open transactions, bytes in file sinks after the committed
+    /// length), and gives the committed state: `each` gets every live key once per key at most in any order (removals are not
+    /// passed on). Called at the start, and again after [`CommitError::Aborted`].
+    ///
+    /// # Errors
+    /// [`CommitError`]; `Aborted` means that a retry may help.
+    fn restore(&mut self, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError>;
+    /// Commits one epoch. At return everything of it is durable and visible, or none of it is.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    fn commit(&mut self, commit: EpochCommit) -> Result<(), CommitError>;
+}

@@ -1,1 +1,164 @@
-//! (being written)
+//! A pipeline with its functions found, its expressions typed and its columns pruned: what a job runs. Immutable: a swap of a plugin
+//! makes another plan.
+
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A column that is decoded from a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeField {
+    /// Name of the column.
+    pub name: String,
+    /// Where its value comes from.
+    pub from: FieldSource,
+}
+
+/// Where the value of a decoded column comes from, and its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FieldSource {
+    /// A path into the JSON of the key or value.
+    Json {
+        /// The JSON is in the key, not the value.
+        in_key: bool,
+        /// Steps from the root.
+        path: Vec<PathStep>,
+        /// How the JSON value is read.
+        output: OutputType,
+    },
+    /// The record's key as text (Utf8).
+    Key,
+    /// The record's value as text (Utf8).
+    Value,
+    /// Topic (Utf8).
+    Topic,
+    /// Partition (Int64).
+    Partition,
+    /// Offset (Int64).
+    Offset,
+    /// The record's own timestamp (Timestamp ms).
+    Timestamp,
+    /// Headers as JSON text, an object of name to text (Utf8).
+    Headers,
+}
+
+/// A step of a JSON path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PathStep {
+    /// Member of an object.
+    Member(String),
+    /// Element of an array, from 0.
+    Index(usize),
+}
+
+/// `outputType` of a parsed column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OutputType {
+    /// Text; a number or boolean gives its JSON text.
+    String,
+    /// Signed 64-bit integer.
+    Long,
+    /// IEEE 754 double.
+    Double,
+    /// true or false.
+    Boolean,
+    /// RFC 3339 or `YYYY-MM-DD[ T]hh:mm:ss[.fff]` (UTC where no offset is given) text.
+    Timestamp,
+    /// Milliseconds since 1970 UTC.
+    MilliToTimestamp,
+    /// Seconds since 1970 UTC (fractions allowed).
+    SecondToTimestamp,
+    /// Microseconds since 1970 UTC; kept as milliseconds, rounded down.
+    MicroToTimestamp,
+    /// Any JSON value, kept as its text.
+    Json,
+}
+
+impl OutputType {
+    /// The Arrow type of the column.
+    pub fn data_type(self) -> DataType {
+        match self {
+            Self::String | Self::Json => DataType::Utf8,
+            Self::Long => DataType::Int64,
+            Self::Double => DataType::Float64,
+            Self::Boolean => DataType::Boolean,
+            Self::Timestamp | Self::MilliToTimestamp | Self::SecondToTimestamp | Self::MicroToTimestamp => timestamp_type(),
+        }
+    }
+}
+
+/// The Arrow type of every timestamp here: milliseconds since 1970 UTC.
+pub fn timestamp_type() -> DataType {
+    DataType::Timestamp(arrow::datatypes::TimeUnit::Millisecond, None)
+}
+
+/// One stateless step over columns.
+#[derive(Clone)]
+pub enum Step {
+    /// Keeps the rows for which the predicate is true (not null).
+    Filter(Arc<dyn PhysicalExpr>),
+    /// Columns anew; the schema is that of the result, and has [`crate::limits::ROW_COLUMN`] last where the input had it.
+    Project(Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
+}
+
+/// Windowed aggregation.
+#[derive(Clone)]
+pub struct WindowPlan {
+    /// Column of the event time in the schema that reaches the aggregation (Timestamp ms).
+    pub event_time: usize,
+    /// The same column in the decoded schema, when it is one: then rows that a filter drops move the watermark too.
+    pub decoded_event_time: Option<usize>,
+    /// Length of a window.
+    pub duration: Duration,
+    /// Distance between two starts; equal to `duration` for tumbling windows.
+    pub slide: Duration,
+    /// Windows are aligned to 1970 UTC plus this.
+    pub offset: Duration,
+    /// How far out of order events may come (`watermark` in YAML).
+    pub out_of_orderness: Duration,
+    /// A window stays open this long after its end.
+    pub allowed_lateness: Duration,
+    /// Columns of the group keys.
+    pub keys: Vec<usize>,
+    /// Aggregates in their order.
+    pub aggregates: Vec<AggregatePlan>,
+    /// Schema of a result row: keys, window_start, window_end, one column an aggregate, and `plugin_versions` (Utf8) where asked for.
+    pub result: SchemaRef,
+    /// Value of the column `plugin_versions`, where asked for: `name@version` of each guest used, by name.
+    pub plugin_versions: Option<String>,
+}
+
+/// One aggregate of a windowed aggregation.
+#[derive(Clone)]
+pub struct AggregatePlan {
+    /// The function with its arguments, which are columns of the aggregation's input and literals.
+    pub function: Arc<AggregateFunctionExpr>,
+    /// Boolean column: only rows where it is true count.
+    pub filter: Option<usize>,
+}
+
+/// What a job runs.
+#[derive(Clone)]
+pub struct Plan {
+    /// Columns to decode, pruned to those that are used.
+    pub decode: Vec<DecodeField>,
+    /// Schema of a decoded batch: the columns of `decode` and [`crate::limits::ROW_COLUMN`] (UInt32) last.
+    pub decoded: SchemaRef,
+    /// Steps before the aggregation, or all steps where there is none.
+    pub pre: Vec<Step>,
+    /// The aggregation.
+    pub window: Option<WindowPlan>,
+    /// Steps over the aggregation's results.
+    pub post: Vec<Step>,
+    /// Schema of an output row (without [`crate::limits::ROW_COLUMN`]).
+    pub output: SchemaRef,
+    /// Columns of `output` that make the record's key (the group keys that are still there).
+    pub output_keys: Vec<usize>,
+    /// Fingerprint of what stored state depends on: key types, window, aggregates' state fields and layouts. Two plans with the
+    /// same fingerprint can go on with each other's state.
+    pub layout: String,
+    /// Guests that the plan calls: function, plugin, version, hash.
+    pub guests: Vec<crate::plugin::GuestUse>,
+}
