@@ -1,1 +1,3 @@
-//! (being written)
+//! A pipeline file and `kindling.yaml`: typed, and what is wrong with them by line and column.
+
+pub mod spec;

@@ -1,0 +1,259 @@
+//! A pipeline as declared: connections resolved, durations and expressions still as they were written where the plan reads them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A place in a file: line and column from 1. Carried by everything that a later step may find fault with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Line, from 1; 0 when the value came from `--set`.
+    pub line: usize,
+    /// Column, from 1.
+    pub column: usize,
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placed<T> {
+    /// The value.
+    pub value: T,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// A declared pipeline.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// The file, for error messages.
+    pub file: String,
+    /// Name of the job; the file's stem where the file has none.
+    pub name: String,
+    /// Team that owns and pays for it; `default` where the file has none.
+    pub team: String,
+    /// Version of the pipeline, free text.
+    pub version: String,
+    /// Where records come from.
+    pub source: SourceSpec,
+    /// Operations in their order.
+    pub operations: Vec<Placed<Operation>>,
+    /// Where results go; stdout where the file has none.
+    pub sink: SinkSpec,
+    /// Where late rows go.
+    pub late: Option<SinkSpec>,
+    /// Where rejected rows go.
+    pub rejects: Option<SinkSpec>,
+    /// How timestamps are written in JSON.
+    pub timestamp_format: TimestampFormat,
+    /// Result rows carry `plugin_versions`.
+    pub include_plugin_version: bool,
+}
+
+/// How timestamps are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimestampFormat {
+    /// `2026-01-31T23:59:59.123Z`
+    #[default]
+    Rfc3339,
+    /// Milliseconds since 1970 UTC.
+    Millis,
+}
+
+/// A source.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SourceSpec {
+    /// A Kafka topic.
+    Kafka(KafkaSourceSpec),
+    /// JSON lines; `path` may be a glob; each file is a partition; the input ends with the files.
+    File {
+        /// Path or glob.
+        path: String,
+    },
+    /// JSON lines from standard input, one partition.
+    Stdin,
+    /// Generated events.
+    Generate(GenerateSpec),
+}
+
+/// A Kafka source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KafkaSourceSpec {
+    /// librdkafka properties of the connection, `bootstrap.servers` among them, with secrets filled in.
+    pub properties: BTreeMap<String, String>,
+    /// Topic.
+    pub topic: String,
+    /// An offset that is gone stops the job; else it is counted and the job goes on.
+    pub fail_on_data_loss: bool,
+    /// Where a job without a committed position starts.
+    pub starting_offsets: StartingOffsets,
+}
+
+/// Where a job without a committed position starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartingOffsets {
+    /// The oldest record that is still there.
+    #[default]
+    Earliest,
+    /// Only records that come from now on.
+    Latest,
+}
+
+/// Generated swipe and experiment events: late, out-of-order and broken ones among them, the same for the same seed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateSpec {
+    /// Rows a second over all partitions; 0: as fast as it goes.
+    pub rows_per_second: u64,
+    /// Rows in all; none: without end.
+    pub rows: Option<u64>,
+    /// Seed.
+    pub seed: u64,
+    /// Partitions.
+    pub partitions: usize,
+    /// Events come up to this much out of order.
+    pub disorder: Duration,
+    /// Share of events (0 to 1) that come much later than that.
+    pub late_share: f64,
+    /// Share of events (0 to 1) that are broken JSON or have a wrong type.
+    pub broken_share: f64,
+    /// Event time of the first event, milliseconds since 1970 UTC; none: the time of the start.
+    pub start_ms: Option<i64>,
+}
+
+impl Default for GenerateSpec {
+    fn default() -> Self {
+        Self {
+            rows_per_second: 10_000,
+            rows: None,
+            seed: 42,
+            partitions: 4,
+            disorder: Duration::from_secs(3),
+            late_share: 0.001,
+            broken_share: 0.001,
+            start_ms: None,
+        }
+    }
+}
+
+/// A sink.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SinkSpec {
+    /// A Kafka topic.
+    Kafka {
+        /// librdkafka properties of the connection.
+        properties: BTreeMap<String, String>,
+        /// Topic; made with the broker's defaults when it is not there.
+        topic: String,
+    },
+    /// JSON lines appended to a file.
+    File {
+        /// Path.
+        path: String,
+    },
+    /// JSON lines on standard output.
+    Stdout,
+    /// Nowhere (counted only).
+    Discard,
+}
+
+/// One operation of a pipeline.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// JSON of a column to columns.
+    Parse(ParseSpec),
+    /// Keeps rows.
+    Filter(FilterSpec),
+    /// Columns anew.
+    Project(Vec<(Placed<String>, Placed<String>)>),
+    /// Windowed aggregation.
+    WindowAggregate(WindowAggregateSpec),
+}
+
+/// `parse`.
+#[derive(Clone, Debug)]
+pub struct ParseSpec {
+    /// Column that holds the JSON: `value` or `key`.
+    pub input: Placed<String>,
+    /// Columns to make.
+    pub columns: Vec<ParseColumn>,
+}
+
+/// A column of `parse`.
+#[derive(Clone, Debug)]
+pub struct ParseColumn {
+    /// Path as written: `a.b[0].c`, with or without `$.` before it.
+    pub path: Placed<String>,
+    /// The path in steps.
+    pub steps: Vec<crate::plan::PathStep>,
+    /// How the value is read.
+    pub output: crate::plan::OutputType,
+    /// Name of the column.
+    pub name: Placed<String>,
+}
+
+/// `filter`.
+#[derive(Clone, Debug)]
+pub enum FilterSpec {
+    /// A SQL expression.
+    Where(Placed<String>),
+    /// A guest filter over columns and constants.
+    Plugin {
+        /// Function.
+        function: Placed<String>,
+        /// Columns.
+        columns: Vec<Placed<String>>,
+        /// Constants after the columns.
+        arguments: Vec<Placed<Constant>>,
+    },
+}
+
+/// A constant argument.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Constant {
+    /// true or false.
+    Boolean(bool),
+    /// Integer.
+    Long(i64),
+    /// Double.
+    Double(f64),
+    /// Text.
+    String(String),
+    /// Null.
+    Null,
+}
+
+/// `window_aggregate`.
+#[derive(Clone, Debug)]
+pub struct WindowAggregateSpec {
+    /// Column of the event time.
+    pub timestamp_column: Placed<String>,
+    /// Length of a window.
+    pub duration: Placed<Duration>,
+    /// Distance between starts; none: tumbling.
+    pub slide: Option<Placed<Duration>>,
+    /// Alignment.
+    pub offset: Duration,
+    /// Bounded out-of-orderness.
+    pub watermark: Placed<Duration>,
+    /// A window stays open this long after its end.
+    pub allowed_lateness: Duration,
+    /// Group keys.
+    pub keys: Vec<Placed<String>>,
+    /// Aggregates.
+    pub aggregations: Vec<AggregationSpec>,
+}
+
+/// One aggregate.
+#[derive(Clone, Debug)]
+pub struct AggregationSpec {
+    /// Function: DataFusion's or a guest's.
+    pub reducer: Placed<String>,
+    /// Columns.
+    pub columns: Vec<Placed<String>>,
+    /// Constants after the columns.
+    pub arguments: Vec<Placed<Constant>>,
+    /// Only distinct values.
+    pub distinct: bool,
+    /// Only rows for which this SQL expression is true.
+    pub filter: Option<Placed<String>>,
+    /// Name of the result.
+    pub output: Placed<String>,
+}
