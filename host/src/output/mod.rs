@@ -63,6 +63,11 @@ pub struct EpochCommit {
 }
 
 impl EpochCommit {
+    /// Whether it writes nothing; its positions may still have moved.
+    pub fn is_empty(&self) -> bool {
+        self.outputs.is_empty() && self.late.is_empty() && self.rejects.is_empty() && self.changes.is_empty()
+    }
+
     /// The epoch's number as its newtype.
     pub fn id(&self) -> EpochId {
         EpochId(self.epoch)

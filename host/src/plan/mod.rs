@@ -130,6 +130,14 @@ pub struct WindowPlan {
     pub plugin_versions: Option<String>,
 }
 
+impl WindowPlan {
+    /// The arithmetic of these windows.
+    pub fn assigner(&self) -> crate::operator::assigner::Assigner {
+        let ms = |d: Duration| d.as_millis() as i64;
+        crate::operator::assigner::Assigner::new(ms(self.duration), ms(self.slide), ms(self.offset), ms(self.allowed_lateness))
+    }
+}
+
 /// One aggregate of a windowed aggregation.
 #[derive(Clone)]
 pub struct AggregatePlan {

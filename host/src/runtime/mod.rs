@@ -1,1 +1,11 @@
-//! (being written)
+//! A job: workers, epochs, commits, swaps, recovery. The only layer with threads and a clock.
+//!
+//! [`core::JobCore`] is the job without either: epochs in, commits out. Tests and scenarios drive it directly; [`job`] drives it with
+//! readers, workers and a committer.
+
+pub mod core;
+pub mod job;
+pub mod metrics;
+pub mod scenario;
+pub mod swap;
+pub mod worker;

@@ -1,0 +1,505 @@
+//! One task's share of one epoch: raw batches of some partitions to partial states, late rows and rejects.
+//!
+//! In: the plan, the watermarks and the closed time at the epoch's start, raw batches in offset order. Out: a [`TaskEpoch`].
+//! **Invariant**: a pure function of these: pushing the same batches again gives the same result, whatever the sizes of the
+//! columnar batches were. Lateness is decided row by row against the watermark that the rows of the same partition before it made.
+
+use crate::element::RawBatch;
+use crate::ingest::decode::{Decoder, RowFault};
+use crate::limits::JobLimits;
+use crate::operator::assigner::{Assigner, EVENT_TIME_MAX};
+use crate::operator::fold::{Fold, Partial};
+use crate::operator::isolate::{Budget, isolate};
+use crate::operator::{FaultPolicy, reason, steps};
+use crate::plan::Plan;
+use crate::plugin::{GuestError, guest_error};
+use crate::state::codec::RowCodec;
+use crate::state::store::PaneId;
+use ahash::RandomState;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Schema, TimestampMillisecondType, UInt32Type};
+use datafusion::error::{DataFusionError, Result};
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Keys whose rows an epoch must leave out, with the error that the rows are rejected with.
+pub type ExcludedKeys = HashMap<(PaneId, Box<[u8]>), Arc<RowError>, RandomState>;
+
+/// Why a row is set aside.
+#[derive(Clone, Debug)]
+pub struct RowError {
+    /// What is wrong, for people.
+    pub reason: String,
+    /// The guest that failed on it, if one did.
+    pub guest: Option<GuestError>,
+}
+
+impl RowError {
+    /// The error of an expression or guest.
+    pub fn of(error: &DataFusionError) -> Self {
+        Self { reason: reason(error), guest: guest_error(error).cloned() }
+    }
+}
+
+/// A row that is set aside; `batch` and `row` say which raw record it is.
+#[derive(Clone, Debug)]
+pub struct RejectedRow {
+    /// Index into [`TaskEpoch::input`].
+    pub batch: usize,
+    /// Record within the batch.
+    pub row: usize,
+    /// Why.
+    pub error: Arc<RowError>,
+}
+
+/// A row that is late for all its windows.
+#[derive(Clone, Copy, Debug)]
+pub struct LateRow {
+    /// Index into [`TaskEpoch::input`].
+    pub batch: usize,
+    /// Record within the batch.
+    pub row: usize,
+    /// Event time, milliseconds since 1970 UTC.
+    pub event_time: i64,
+    /// The watermark that it came after.
+    pub watermark: i64,
+}
+
+/// What an epoch starts from.
+#[derive(Clone, Debug)]
+pub struct EpochStart {
+    /// Watermark of each partition of the source.
+    pub watermarks: Vec<i64>,
+    /// Watermark that windows have been closed up to.
+    pub closed: i64,
+    /// What to do with faults.
+    pub policy: FaultPolicy,
+    /// Keys to leave out.
+    pub excluded: Arc<ExcludedKeys>,
+}
+
+/// What a task made of its share of an epoch.
+pub struct TaskEpoch {
+    /// The raw batches, kept so that the epoch can be run again.
+    pub input: Vec<RawBatch>,
+    /// What the epoch started from.
+    pub start: EpochStart,
+    /// Partial states by (pane, key).
+    pub partial: Partial,
+    /// Output rows of a pipeline without aggregation.
+    pub outputs: Vec<RecordBatch>,
+    /// Late rows.
+    pub late: Vec<LateRow>,
+    /// Rows set aside.
+    pub rejects: Vec<RejectedRow>,
+    /// Watermark of each partition after the epoch; only those of this task's partitions moved.
+    pub watermarks: Vec<i64>,
+    /// Next offset of each partition that had records.
+    pub positions: HashMap<usize, i64>,
+    /// Records read.
+    pub rows: usize,
+    /// Bytes read.
+    pub bytes: usize,
+}
+
+/// A task at work.
+pub struct EpochTask<'a> {
+    plan: &'a Plan,
+    window: Option<Arc<WindowTask>>,
+    decoder: &'a mut Decoder,
+    batch_rows: usize,
+    fold: Option<Fold>,
+    /// Rows at fault were found in this epoch: each batch is tried on a table of its own before it is folded in.
+    careful: bool,
+    /// The table failed on keys, not on rows: the close of the task finds them.
+    broken: Option<DataFusionError>,
+    budget: Budget,
+    folded: Vec<FoldedBatch>,
+    out: TaskEpoch,
+    faults: Vec<RowFault>,
+}
+
+/// Rows that were folded in, kept so that the table can be made anew.
+struct FoldedBatch {
+    rows: RecordBatch,
+    panes: Vec<PaneId>,
+    /// Index into [`TaskEpoch::input`].
+    batch: usize,
+}
+
+/// What folding needs to know of the plan.
+struct WindowTask {
+    plan: Arc<crate::plan::WindowPlan>,
+    assigner: Assigner,
+    out_of_orderness: i64,
+    schema: Arc<Schema>,
+    key_codec: RowCodec,
+}
+
+impl<'a> EpochTask<'a> {
+    /// A task that starts from `start`.
+    ///
+    /// # Errors
+    /// When the plan's aggregates can't be made ready.
+    pub fn new(plan: &'a Plan, decoder: &'a mut Decoder, start: EpochStart, limits: &JobLimits) -> Result<Self> {
+        let window = plan.window.as_ref().map(|w| {
+            let schema = input_schema(plan);
+            let types = w.keys.iter().map(|k| schema.field(*k).data_type().clone()).collect();
+            Arc::new(WindowTask {
+                plan: Arc::new(w.clone()),
+                assigner: w.assigner(),
+                out_of_orderness: w.out_of_orderness.as_millis() as i64,
+                key_codec: RowCodec::new("key", types),
+                schema,
+            })
+        });
+        let fold = window.as_ref().map(|w| Fold::new(&w.plan, &w.schema)).transpose()?;
+        let out = TaskEpoch {
+            input: Vec::new(),
+            partial: Partial::default(),
+            outputs: Vec::new(),
+            late: Vec::new(),
+            rejects: Vec::new(),
+            watermarks: start.watermarks.clone(),
+            positions: HashMap::new(),
+            rows: 0,
+            bytes: 0,
+            start,
+        };
+        let budget = Budget::for_rows(limits.isolated_rows);
+        let batch_rows = limits.batch_rows.max(1);
+        Ok(Self { plan, window, decoder, batch_rows, fold, careful: false, broken: None, budget, folded: Vec::new(), out, faults: Vec::new() })
+    }
+
+    /// Records read so far.
+    pub fn rows(&self) -> usize {
+        self.out.rows
+    }
+
+    /// Bytes read so far.
+    pub fn bytes(&self) -> usize {
+        self.out.bytes
+    }
+
+    /// Takes in the next records of a partition.
+    ///
+    /// # Errors
+    /// Under [`FaultPolicy::Fail`] the first error of an expression or guest; otherwise only what is not one row's fault.
+    pub fn push(&mut self, raw: RawBatch) -> Result<()> {
+        let records = raw.records.len();
+        if records == 0 {
+            return Ok(());
+        }
+        let number = self.out.input.len();
+        self.out.rows += records;
+        self.out.bytes += raw.records.bytes();
+        self.out.positions.insert(raw.partition, raw.records.record(records - 1).offset + 1);
+        let mut result = Ok(());
+        for start in (0..records).step_by(self.batch_rows) {
+            result = self.push_rows(&raw, number, start..(start + self.batch_rows).min(records));
+            if result.is_err() {
+                break;
+            }
+        }
+        // Kept also after an error: the caller runs the epoch again from it.
+        self.out.input.push(raw);
+        result
+    }
+
+    fn push_rows(&mut self, raw: &RawBatch, number: usize, rows: Range<usize>) -> Result<()> {
+        self.faults.clear();
+        let decoded = self.decoder.decode(raw, rows.clone(), &mut self.faults).map_err(|e| DataFusionError::External(e.into()))?;
+        for fault in self.faults.drain(..) {
+            let error = Arc::new(RowError { reason: fault.reason, guest: None });
+            self.out.rejects.push(RejectedRow { batch: number, row: fault.row as usize, error });
+        }
+        let before = self.window.clone().and_then(|w| self.watermarks_before(&w, &decoded, raw.partition, &rows));
+        let batch = self.stepped(decoded, number)?;
+        match self.window.clone() {
+            Some(window) => self.assign(&window, batch, number, raw.partition, before.map(|b| (rows.start, b))),
+            None => {
+                // The hidden row column is last; what follows the steps is the output row.
+                let columns: Vec<usize> = (0..batch.num_columns() - 1).collect();
+                let batch = batch.project(&columns)?;
+                if batch.num_rows() > 0 {
+                    self.out.outputs.push(batch);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The watermark before each raw row, where the event time is a decoded column: rows that a filter will drop count too.
+    fn watermarks_before(&mut self, window: &WindowTask, decoded: &RecordBatch, partition: usize, rows: &Range<usize>) -> Option<Vec<i64>> {
+        let times = decoded.column(window.plan.decoded_event_time?).as_primitive::<TimestampMillisecondType>();
+        let numbers = row_numbers(decoded);
+        let mut watermark = self.out.watermarks[partition];
+        let mut before = vec![watermark; rows.len()];
+        for (i, row) in numbers.iter().enumerate() {
+            before[*row as usize - rows.start] = watermark;
+            if times.is_valid(i) {
+                watermark = advanced(watermark, times.value(i), window.out_of_orderness);
+            }
+        }
+        self.out.watermarks[partition] = watermark;
+        Some(before)
+    }
+
+    /// Runs the steps before the aggregation; rows at fault are set aside.
+    fn stepped(&mut self, decoded: RecordBatch, number: usize) -> Result<RecordBatch> {
+        let plan = self.plan;
+        let error = match steps::apply(&plan.pre, &decoded) {
+            Ok(batch) => return Ok(batch),
+            Err(error) => error,
+        };
+        let rest = self.set_aside(&decoded, number, error, &mut |range| {
+            steps::apply(&plan.pre, &decoded.slice(range.start, range.len())).map(drop)
+        })?;
+        steps::apply(&plan.pre, &filter_record_batch(&decoded, &rest)?)
+    }
+
+    /// Finds the rows of `batch` at fault, rejects them, and says which rows remain.
+    fn set_aside(
+        &mut self,
+        batch: &RecordBatch,
+        number: usize,
+        error: DataFusionError,
+        call: &mut dyn FnMut(Range<usize>) -> Result<()>,
+    ) -> Result<BooleanArray> {
+        if self.out.start.policy == FaultPolicy::Fail {
+            return Err(error);
+        }
+        let numbers = row_numbers(batch).clone();
+        let mut keep = vec![true; batch.num_rows()];
+        for fault in isolate(batch.num_rows(), error, &mut self.budget, call) {
+            let error = Arc::new(RowError::of(&fault.error));
+            for i in fault.items {
+                keep[i] = false;
+                self.out.rejects.push(RejectedRow { batch: number, row: numbers[i] as usize, error: Arc::clone(&error) });
+            }
+        }
+        Ok(BooleanArray::from(keep))
+    }
+
+    /// Gives each row its pane; late rows and rows without an event time are set aside; the rest is folded in.
+    fn assign(
+        &mut self,
+        window: &WindowTask,
+        batch: RecordBatch,
+        number: usize,
+        partition: usize,
+        before: Option<(usize, Vec<i64>)>,
+    ) -> Result<()> {
+        let rows = batch.num_rows();
+        let times = batch.column(window.plan.event_time).as_primitive::<TimestampMillisecondType>();
+        let numbers = row_numbers(&batch);
+        let mut panes = Vec::with_capacity(rows);
+        let mut keep = vec![true; rows];
+        let mut kept = rows;
+        for i in 0..rows {
+            let row = numbers[i] as usize;
+            let time = times.value(i);
+            let watermark = before.as_ref().map_or(self.out.watermarks[partition], |(start, b)| b[row - start]);
+            let fault = if times.is_null(i) {
+                Some("the event time is null")
+            } else if !(-EVENT_TIME_MAX..=EVENT_TIME_MAX).contains(&time) {
+                Some("the event time is beyond 100 million days from 1970")
+            } else {
+                None
+            };
+            if let Some(fault) = fault {
+                let error = Arc::new(RowError { reason: fault.into(), guest: None });
+                self.out.rejects.push(RejectedRow { batch: number, row, error });
+                (keep[i], kept) = (false, kept - 1);
+                continue;
+            }
+            let watermark = watermark.max(self.out.start.closed);
+            match window.assigner.assign(time, watermark) {
+                Some(pane) => panes.push(pane),
+                None => {
+                    self.out.late.push(LateRow { batch: number, row, event_time: time, watermark });
+                    (keep[i], kept) = (false, kept - 1);
+                }
+            }
+            if before.is_none() {
+                let w = &mut self.out.watermarks[partition];
+                *w = advanced(*w, time, window.out_of_orderness);
+            }
+        }
+        let batch = if kept == rows { batch } else { filter_record_batch(&batch, &BooleanArray::from(keep))? };
+        let (batch, panes) = self.without_excluded(window, batch, panes, number)?;
+        self.fold_in(window, batch, panes, number)
+    }
+
+    /// Rejects the rows of keys that the epoch must leave out.
+    fn without_excluded(
+        &mut self,
+        window: &WindowTask,
+        batch: RecordBatch,
+        panes: Vec<PaneId>,
+        number: usize,
+    ) -> Result<(RecordBatch, Vec<PaneId>)> {
+        let excluded = Arc::clone(&self.out.start.excluded);
+        if excluded.is_empty() {
+            return Ok((batch, panes));
+        }
+        let keys: Vec<ArrayRef> = window.plan.keys.iter().map(|k| Arc::clone(batch.column(*k))).collect();
+        let numbers = row_numbers(&batch).clone();
+        let mut keep = vec![true; batch.num_rows()];
+        let rejects = &mut self.out.rejects;
+        window
+            .key_codec
+            .encode(&keys, batch.num_rows(), |i, key| {
+                if let Some(error) = excluded.get(&(panes[i], key.into())) {
+                    keep[i] = false;
+                    rejects.push(RejectedRow { batch: number, row: numbers[i] as usize, error: Arc::clone(error) });
+                }
+            })
+            .map_err(|e| DataFusionError::External(e.into()))?;
+        let panes = panes.iter().zip(&keep).filter(|(_, k)| **k).map(|(p, _)| *p).collect();
+        Ok((filter_record_batch(&batch, &BooleanArray::from(keep))?, panes))
+    }
+
+    fn fold_in(&mut self, window: &WindowTask, batch: RecordBatch, panes: Vec<PaneId>, number: usize) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let (batch, panes) = if self.careful { self.tried(window, batch, panes, number)? } else { (batch, panes) };
+        if self.broken.is_none() {
+            let fold = self.fold.as_mut().expect("a plan with a window has a table");
+            match fold.add(&batch, &panes) {
+                Ok(()) => {}
+                Err(error) if self.out.start.policy == FaultPolicy::Fail => return Err(error),
+                // Each batch alone went well, so it is the merge of some keys that fails.
+                Err(error) if self.careful => self.broken = Some(error),
+                Err(_) => {
+                    self.careful = true;
+                    self.refold(window)?;
+                    return self.fold_in(window, batch, panes, number);
+                }
+            }
+        }
+        self.folded.push(FoldedBatch { rows: batch, panes, batch: number });
+        Ok(())
+    }
+
+    /// Makes the table anew from the batches that went well: some accumulators had the failing one, some had not.
+    fn refold(&mut self, window: &WindowTask) -> Result<()> {
+        let mut fold = Fold::new(&window.plan, &window.schema)?;
+        for batch in &self.folded {
+            if let Err(error) = fold.add(&batch.rows, &batch.panes) {
+                self.broken = Some(error);
+                break;
+            }
+        }
+        self.fold = Some(fold);
+        Ok(())
+    }
+
+    /// Tries a batch on a table of its own; rows at fault are set aside.
+    fn tried(&mut self, window: &WindowTask, batch: RecordBatch, panes: Vec<PaneId>, number: usize) -> Result<(RecordBatch, Vec<PaneId>)> {
+        let mut call = |range: Range<usize>| {
+            let mut fold = Fold::new(&window.plan, &window.schema)?;
+            fold.add(&batch.slice(range.start, range.len()), &panes[range])?;
+            fold.finish().map(drop)
+        };
+        let Err(error) = call(0..batch.num_rows()) else { return Ok((batch, panes)) };
+        let keep = self.set_aside(&batch, number, error, &mut call)?;
+        let panes = panes.iter().zip(keep.values().iter()).filter(|(_, k)| *k).map(|(p, _)| *p).collect();
+        Ok((filter_record_batch(&batch, &keep)?, panes))
+    }
+
+    /// The epoch's share, done.
+    ///
+    /// # Errors
+    /// As [`Self::push`], with the raw batches so that the epoch can be run again.
+    pub fn finish(mut self) -> std::result::Result<TaskEpoch, (DataFusionError, Vec<RawBatch>)> {
+        let partial = match (self.fold.take(), self.broken.take()) {
+            (None, _) => Ok(Partial::default()),
+            (Some(_), Some(error)) => self.finish_by_key(error),
+            (Some(fold), None) => fold.finish().or_else(|error| self.finish_by_key(error)),
+        };
+        match partial {
+            Ok(partial) => self.out.partial = partial,
+            Err(error) => return Err((error, self.out.input)),
+        }
+        self.sort_rejects();
+        Ok(self.out)
+    }
+
+    /// The partial states without the keys on which merging fails; their rows are rejected.
+    fn finish_by_key(&mut self, error: DataFusionError) -> Result<Partial> {
+        let Some(window) = self.window.clone().filter(|_| self.out.start.policy == FaultPolicy::Isolate) else { return Err(error) };
+        let folded = std::mem::take(&mut self.folded);
+        let mut numbers: HashMap<(PaneId, Box<[u8]>), usize, RandomState> = HashMap::default();
+        let mut keys_of: Vec<Vec<usize>> = Vec::with_capacity(folded.len());
+        for batch in &folded {
+            let keys: Vec<ArrayRef> = window.plan.keys.iter().map(|k| Arc::clone(batch.rows.column(*k))).collect();
+            let mut of_batch = Vec::with_capacity(batch.panes.len());
+            let encoded = window.key_codec.encode(&keys, batch.rows.num_rows(), |i, key| {
+                let next = numbers.len();
+                of_batch.push(*numbers.entry((batch.panes[i], key.into())).or_insert(next));
+            });
+            encoded.map_err(|e| DataFusionError::External(e.into()))?;
+            keys_of.push(of_batch);
+        }
+        let fold_keys = |wanted: &dyn Fn(usize) -> bool| {
+            let mut fold = Fold::new(&window.plan, &window.schema)?;
+            for (batch, keys) in folded.iter().zip(&keys_of) {
+                let keep: Vec<bool> = keys.iter().map(|k| wanted(*k)).collect();
+                let panes: Vec<PaneId> = batch.panes.iter().zip(&keep).filter(|(_, k)| **k).map(|(p, _)| *p).collect();
+                fold.add(&filter_record_batch(&batch.rows, &BooleanArray::from(keep))?, &panes)?;
+            }
+            fold.finish()
+        };
+        let mut bad = vec![None; numbers.len()];
+        for fault in isolate(numbers.len(), error, &mut self.budget, &mut |r| fold_keys(&|k| r.contains(&k)).map(drop)) {
+            let error = Arc::new(RowError::of(&fault.error));
+            bad[fault.items].fill(Some(error));
+        }
+        for (batch, keys) in folded.iter().zip(&keys_of) {
+            let rows = row_numbers(&batch.rows);
+            for (row, key) in rows.iter().zip(keys) {
+                if let Some(error) = &bad[*key] {
+                    self.out.rejects.push(RejectedRow { batch: batch.batch, row: *row as usize, error: Arc::clone(error) });
+                }
+            }
+        }
+        fold_keys(&|k| bad[k].is_none())
+    }
+
+    /// The raw batches taken in so far.
+    pub fn into_input(self) -> Vec<RawBatch> {
+        self.out.input
+    }
+
+    /// Rejects in the order of the input, once each: the order must not depend on how they were found.
+    fn sort_rejects(&mut self) {
+        let mut seen = HashSet::new();
+        self.out.rejects.retain(|r| seen.insert((r.batch, r.row)));
+        self.out.rejects.sort_by_key(|r| (r.batch, r.row));
+    }
+}
+
+/// Schema of the batches that reach the aggregation.
+pub fn input_schema(plan: &Plan) -> Arc<Schema> {
+    plan.pre
+        .iter()
+        .rev()
+        .find_map(|s| match s {
+            crate::plan::Step::Project(_, schema) => Some(Arc::clone(schema)),
+            crate::plan::Step::Filter(_) => None,
+        })
+        .unwrap_or_else(|| Arc::clone(&plan.decoded))
+}
+
+fn row_numbers(batch: &RecordBatch) -> &arrow::buffer::ScalarBuffer<u32> {
+    batch.column(batch.num_columns() - 1).as_primitive::<UInt32Type>().values()
+}
+
+/// The watermark after an event. Times that can't be are left out: one broken client would make all others late.
+fn advanced(watermark: i64, time: i64, out_of_orderness: i64) -> i64 {
+    if (-EVENT_TIME_MAX..=EVENT_TIME_MAX).contains(&time) { watermark.max(time - out_of_orderness) } else { watermark }
+}

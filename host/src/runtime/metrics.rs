@@ -1,0 +1,118 @@
+//! What a job counts, for Prometheus and for the terminal. Names follow Prometheus' conventions: base units, `_total` for counters.
+
+use crate::element::PartitionName;
+use crate::runtime::job::Committed;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// Counters and gauges of one job.
+pub struct Metrics {
+    /// All of them, to be written out.
+    pub registry: Registry,
+    rows: IntCounter,
+    bytes: IntCounter,
+    outputs: IntCounter,
+    late: IntCounter,
+    rejects: IntCounterVec,
+    epochs: IntCounter,
+    commit_seconds: Histogram,
+    closed: IntGauge,
+    watermark: IntGaugeVec,
+    lag: IntGaugeVec,
+    state_slots: IntGauge,
+    state_bytes: IntGauge,
+    /// Offsets that were gone and skipped.
+    pub skipped_offsets: IntCounter,
+    /// Plans taken over.
+    pub swaps: IntCounter,
+    /// New versions rolled back.
+    pub rollbacks: IntCounter,
+    /// Epochs run again.
+    pub reruns: IntCounter,
+    /// Returns to the last committed epoch.
+    pub recoveries: IntCounter,
+}
+
+impl Metrics {
+    /// Fresh counters of the job `team`/`name`.
+    ///
+    /// # Errors
+    /// When a name is refused.
+    pub fn new(team: &str, name: &str) -> Result<Self, prometheus::Error> {
+        let labels = [("team".to_owned(), team.to_owned()), ("job".to_owned(), name.to_owned())].into_iter().collect();
+        let registry = Registry::new_custom(Some("kindling".into()), Some(labels))?;
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let c = IntCounter::new(name, help)?;
+            registry.register(Box::new(c.clone()))?;
+            Ok(c)
+        };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let g = IntGauge::new(name, help)?;
+            registry.register(Box::new(g.clone()))?;
+            Ok(g)
+        };
+        let gauges = |name: &str, help: &str| -> Result<IntGaugeVec, prometheus::Error> {
+            let g = IntGaugeVec::new(Opts::new(name, help), &["topic", "partition"])?;
+            registry.register(Box::new(g.clone()))?;
+            Ok(g)
+        };
+        let rejects = IntCounterVec::new(Opts::new("rejected_rows_total", "Rows set aside, by the plugin that failed on them."), &["plugin", "version"])?;
+        registry.register(Box::new(rejects.clone()))?;
+        let buckets = vec![0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+        let commit_seconds = Histogram::with_opts(HistogramOpts::new("commit_seconds", "Time of a commit.").buckets(buckets))?;
+        registry.register(Box::new(commit_seconds.clone()))?;
+        Ok(Self {
+            rows: counter("rows_total", "Records read, of committed epochs.")?,
+            bytes: counter("bytes_total", "Bytes of keys and values read, of committed epochs.")?,
+            outputs: counter("output_rows_total", "Result rows committed.")?,
+            late: counter("late_rows_total", "Rows late for all their windows.")?,
+            rejects,
+            epochs: counter("epochs_total", "Epochs committed.")?,
+            commit_seconds,
+            closed: gauge("watermark_milliseconds", "Watermark of the job: milliseconds since 1970 UTC.")?,
+            watermark: gauges("partition_watermark_milliseconds", "Watermark of a partition: milliseconds since 1970 UTC.")?,
+            lag: gauges("consumer_lag_rows", "Records between the job's position and the end of a partition.")?,
+            state_slots: gauge("state_keys", "Slots of keyed state: keys by pane.")?,
+            state_bytes: gauge("state_bytes", "Bytes of keys and partial states.")?,
+            skipped_offsets: counter("skipped_offsets_total", "Offsets that were gone and skipped (failOnDataLoss: false).")?,
+            swaps: counter("plugin_swaps_total", "Plugin versions that took over while the job ran.")?,
+            rollbacks: counter("plugin_rollbacks_total", "Plugin versions that failed in their first epochs and were rolled back.")?,
+            reruns: counter("epoch_reruns_total", "Epochs run again without rows at fault, or with another plan.")?,
+            recoveries: counter("recoveries_total", "Returns to the last committed epoch after a failed commit.")?,
+            registry,
+        })
+    }
+
+    /// An epoch was committed.
+    pub fn committed(&self, epoch: &Committed<'_>) {
+        let to = |counter: &IntCounter, value: u64| counter.inc_by(value.saturating_sub(counter.get()));
+        to(&self.rows, epoch.counts.rows);
+        to(&self.bytes, epoch.counts.bytes);
+        to(&self.outputs, epoch.counts.outputs);
+        to(&self.late, epoch.counts.late);
+        to(&self.epochs, epoch.counts.epochs);
+        self.commit_seconds.observe(epoch.commit_time.as_secs_f64());
+        if epoch.closed != i64::MIN {
+            self.closed.set(epoch.closed);
+        }
+        self.state_slots.set(epoch.state.0 as i64);
+        self.state_bytes.set(epoch.state.1 as i64);
+    }
+
+    /// A row was set aside; `plugin` is empty where no guest failed on it.
+    pub fn rejected_by(&self, plugin: &str, version: &str) {
+        self.rejects.with_label_values(&[plugin, version]).inc();
+    }
+
+    /// Lag and watermark of each partition; `ends` may be empty.
+    pub fn lag(&self, partitions: &[PartitionName], positions: &[i64], ends: &[i64], watermarks: &[i64]) {
+        for (i, name) in partitions.iter().enumerate() {
+            let labels = [name.topic.as_ref(), &name.partition.to_string()];
+            if let Some(end) = ends.get(i) {
+                self.lag.with_label_values(&labels).set((end - positions[i]).max(0));
+            }
+            if watermarks[i] != i64::MIN {
+                self.watermark.with_label_values(&labels).set(watermarks[i]);
+            }
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! Scenario files: a pipeline, timestamped input, expected output; run in several ways that must all give the same.
+//!
+//! A scenario is run as written, at batch size 1, in epochs of one row, over several partitions, and with a crash and a restore at every
+//! epoch: once before the commit (the epoch never happened) and once after it.
+
+use crate::config::{self, LoadOptions};
+use crate::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
+use crate::ingest::decode::Decoder;
+use crate::limits::JobLimits;
+use crate::operator::FaultPolicy;
+use crate::output::{Change, Meta, OutRecord};
+use crate::plan::{self, Plan};
+use crate::plugin::load::Plugin;
+use crate::plugin::set::{PluginSet, compatible};
+use crate::runtime::core::{JobCore, Outcome, OutputFormat, Progress};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Partitions in the run over several.
+const SPREAD: usize = 3;
+
+/// A scenario file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Scenario {
+    /// What it shows, in a line.
+    pub about: String,
+    /// The pipeline, as its own YAML text.
+    pub pipeline: String,
+    /// Records in their order, and swaps between them.
+    pub input: Vec<Input>,
+    /// What must come out.
+    pub expect: Expect,
+    /// Relative tolerance of numbers, for approximate aggregates.
+    #[serde(default)]
+    pub tolerance: f64,
+    /// Also run with the records spread over several partitions. Off where the order between rows matters (late rows, first values):
+    /// order is kept within a partition only.
+    #[serde(default = "yes")]
+    pub spread: bool,
+    /// Also run in epochs of one row. Off where a swap must meet several rows in one epoch.
+    #[serde(default = "yes")]
+    pub small_epochs: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// One step of the input.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Input {
+    /// The value of a record of partition 0.
+    Value(String),
+    /// A record.
+    Record(RecordInput),
+    /// A plugin's artefact that replaces the loaded one of the same name, from the next epoch on.
+    Swap {
+        /// Path, from the plugins' folder.
+        swap: String,
+    },
+}
+
+/// A record of the input.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordInput {
+    /// Value; none is a tombstone.
+    #[serde(default)]
+    pub value: Option<String>,
+    /// Value as hexadecimal digits, for bytes that are not text.
+    #[serde(default)]
+    pub hex: Option<String>,
+    /// Key.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Milliseconds since 1970 UTC.
+    #[serde(default)]
+    pub timestamp: Option<i64>,
+    /// Partition.
+    #[serde(default)]
+    pub partition: usize,
+    /// Headers.
+    #[serde(default)]
+    pub headers: HashMap<String, String>,
+}
+
+/// What must come out, each in any order.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// Result rows.
+    #[serde(default)]
+    pub output: Vec<Value>,
+    /// Members that late rows have.
+    #[serde(default)]
+    pub late: Vec<Value>,
+    /// Members that rejected rows have; `reason` need only be a part.
+    #[serde(default)]
+    pub rejects: Vec<Value>,
+    /// The swap is refused, with this in the reason.
+    #[serde(default)]
+    pub refused: Option<String>,
+    /// Keys of the result records, where they matter.
+    #[serde(default)]
+    pub keys: Option<Vec<Value>>,
+}
+
+/// One way to run a scenario.
+#[derive(Clone, Copy, Debug)]
+pub struct Mode {
+    /// What the way is called.
+    pub name: &'static str,
+    batch_rows: usize,
+    epoch_rows: usize,
+    spread: bool,
+    crash: bool,
+}
+
+/// All ways.
+pub const MODES: [Mode; 6] = [
+    Mode { name: "as written", batch_rows: 8_192, epoch_rows: usize::MAX, spread: false, crash: false },
+    Mode { name: "batch size 1", batch_rows: 1, epoch_rows: usize::MAX, spread: false, crash: false },
+    Mode { name: "epochs of one row", batch_rows: 8_192, epoch_rows: 1, spread: false, crash: false },
+    Mode { name: "several partitions", batch_rows: 8_192, epoch_rows: 4, spread: true, crash: false },
+    Mode { name: "crash at every epoch", batch_rows: 8_192, epoch_rows: 2, spread: false, crash: true },
+    Mode { name: "crash at every epoch, several partitions", batch_rows: 1, epoch_rows: 3, spread: true, crash: true },
+];
+
+/// What a run committed.
+#[derive(Default)]
+struct Log {
+    entries: HashMap<Vec<u8>, Change>,
+    meta: Option<Meta>,
+    outputs: Vec<OutRecord>,
+    late: Vec<OutRecord>,
+    rejects: Vec<OutRecord>,
+    refused: Option<String>,
+}
+
+impl Scenario {
+    /// Reads a scenario from YAML.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let value = config::yaml::to_json(text)?;
+        serde_json::from_value(value).map_err(|e| e.to_string())
+    }
+
+    /// The ways in which this scenario is run.
+    pub fn modes(&self) -> impl Iterator<Item = Mode> {
+        let (spread, small) = (self.spread, self.small_epochs);
+        MODES.into_iter().filter(move |m| (spread || !m.spread) && (small || m.epoch_rows == usize::MAX))
+    }
+
+    /// Runs the scenario in one way and compares what it committed.
+    ///
+    /// # Errors
+    /// What differs, or what failed.
+    pub fn run(&self, file: &Path, mode: Mode, plugins: &PluginSet, load: &dyn Fn(&str) -> Result<Arc<Plugin>, String>) -> Result<(), String> {
+        let options = LoadOptions::default();
+        let pipeline = config::load_str(&self.pipeline, &file.display().to_string(), &options).map_err(|e| e.to_string())?;
+        let plan = Arc::new(plan::build(&pipeline, plugins).map_err(|e| e.to_string())?);
+        let mut run = Running {
+            limits: JobLimits { batch_rows: mode.batch_rows, ..JobLimits::default() },
+            format: OutputFormat { timestamps: pipeline.timestamp_format },
+            plan,
+            mode,
+            log: Log::default(),
+            partitions: Vec::new(),
+        };
+        let (segments, count) = self.segments(mode);
+        run.partitions = (0..count).map(|p| PartitionName { topic: "scenario".into(), partition: p as i32 }).collect();
+        let mut plugins = plugins.clone();
+        let mut core = run.restored()?;
+        for (i, segment) in segments.iter().enumerate() {
+            if let Some(swap) = &segment.swap {
+                let plugin = load(swap)?;
+                match swapped(&pipeline, &plugins, &run.plan, plugin) {
+                    Ok((next, plan)) => {
+                        (plugins, run.plan) = (next, plan);
+                        core.set_plan(Arc::clone(&run.plan)).map_err(|e| e.to_string())?;
+                    }
+                    Err(why) => run.log.refused = Some(why),
+                }
+            }
+            core = run.segment(core, &segment.records, i + 1 == segments.len())?;
+        }
+        self.compare(&run.log)
+    }
+
+    /// Records between swaps, each with its partition.
+    fn segments(&self, mode: Mode) -> (Vec<Segment>, usize) {
+        let mut segments = vec![Segment::default()];
+        let mut offsets: HashMap<usize, i64> = HashMap::new();
+        let mut number = 0;
+        for input in &self.input {
+            let (partition, mut record) = match input {
+                Input::Swap { swap } => {
+                    segments.push(Segment { swap: Some(swap.clone()), records: Vec::new() });
+                    continue;
+                }
+                Input::Value(value) => (0, OwnedRecord { value: Some(value.clone().into_bytes()), ..OwnedRecord::default() }),
+                Input::Record(r) => (r.partition, r.to_owned_record()),
+            };
+            let partition = if mode.spread { number % SPREAD } else { partition };
+            number += 1;
+            let offset = offsets.entry(partition).or_default();
+            record.offset = *offset;
+            *offset += 1;
+            if let Some(segment) = segments.last_mut() {
+                segment.records.push((partition, record));
+            }
+        }
+        (segments, offsets.keys().max().map_or(1, |m| m + 1))
+    }
+
+    fn compare(&self, log: &Log) -> Result<(), String> {
+        let json = |records: &[OutRecord]| -> Result<Vec<Value>, String> {
+            records.iter().map(|r| serde_json::from_slice(&r.value).map_err(|e| format!("output is not JSON: {e}"))).collect()
+        };
+        let exact = |want: &Value, got: &Value| same(want, got, self.tolerance);
+        let part = |want: &Value, got: &Value| match want {
+            Value::Object(members) => members.iter().all(|(name, want)| match (name.as_str(), want, &got[name]) {
+                ("reason", Value::String(part), Value::String(whole)) => whole.contains(part.as_str()),
+                (_, want, got) => same(want, got, self.tolerance),
+            }),
+            _ => false,
+        };
+        matched("output", &self.expect.output, json(&log.outputs)?, exact)?;
+        matched("late", &self.expect.late, json(&log.late)?, part)?;
+        matched("rejects", &self.expect.rejects, json(&log.rejects)?, part)?;
+        if let Some(keys) = &self.expect.keys {
+            let got = log.outputs.iter().map(|r| r.key.as_deref().map_or(Ok(Value::Null), serde_json::from_slice));
+            matched("keys", keys, got.collect::<Result<_, _>>().map_err(|e| e.to_string())?, exact)?;
+        }
+        match (&self.expect.refused, &log.refused) {
+            (None, None) => Ok(()),
+            (Some(want), Some(got)) if got.contains(want.as_str()) => Ok(()),
+            (want, got) => Err(format!("expected the swap to be refused with {want:?}, got {got:?}")),
+        }
+    }
+}
+
+impl RecordInput {
+    fn to_owned_record(&self) -> OwnedRecord {
+        let hex = |text: &str| -> Vec<u8> {
+            text.as_bytes().chunks(2).filter_map(|c| u8::from_str_radix(std::str::from_utf8(c).ok()?, 16).ok()).collect()
+        };
+        let mut headers: Vec<_> = self.headers.iter().map(|(k, v)| (k.clone(), Some(v.clone().into_bytes()))).collect();
+        headers.sort();
+        OwnedRecord {
+            offset: 0,
+            timestamp: self.timestamp,
+            key: self.key.as_ref().map(|k| k.clone().into_bytes()),
+            value: self.hex.as_deref().map(hex).or_else(|| self.value.as_ref().map(|v| v.clone().into_bytes())),
+            headers,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Segment {
+    swap: Option<String>,
+    records: Vec<(usize, OwnedRecord)>,
+}
+
+fn swapped(
+    pipeline: &config::spec::Pipeline,
+    plugins: &PluginSet,
+    plan: &Plan,
+    plugin: Arc<Plugin>,
+) -> Result<(PluginSet, Arc<Plan>), String> {
+    if let Some(old) = plugins.plugins().iter().find(|p| p.name == plugin.name) {
+        let used: Vec<String> = plan.guests.iter().filter(|g| g.plugin == *plugin.name).map(|g| g.function.clone()).collect();
+        compatible(old, &plugin, &used)?;
+    }
+    let next = plugins.with(plugin).map_err(|p| p.text)?;
+    let plan = plan::build(pipeline, &next).map_err(|e| e.to_string())?;
+    Ok((next, Arc::new(plan)))
+}
+
+struct Running {
+    limits: JobLimits,
+    format: OutputFormat,
+    plan: Arc<Plan>,
+    mode: Mode,
+    log: Log,
+    partitions: Vec<PartitionName>,
+}
+
+impl Running {
+    /// The job as a process finds it that starts now: from what was committed.
+    fn restored(&self) -> Result<JobCore, String> {
+        let positions = vec![0; self.partitions.len()];
+        let mut core = JobCore::new(Arc::clone(&self.plan), self.partitions.clone(), positions, self.format, self.limits.clone())
+            .map_err(|e| e.to_string())?;
+        for entry in self.log.entries.values() {
+            core.load(entry.clone()).map_err(|e| e.to_string())?;
+        }
+        if let Some(meta) = &self.log.meta {
+            core.restore(meta)?;
+        }
+        Ok(core)
+    }
+
+    fn segment(&mut self, mut core: JobCore, records: &[(usize, OwnedRecord)], last: bool) -> Result<JobCore, String> {
+        let size = self.mode.epoch_rows.min(records.len().max(1));
+        let epochs: Vec<&[(usize, OwnedRecord)]> = records.chunks(size).collect();
+        for (i, epoch) in epochs.iter().enumerate() {
+            let finished = last && i + 1 == epochs.len();
+            if self.mode.crash {
+                // Computed, never committed: the process died before.
+                self.epoch(&mut core, epoch, finished, false)?;
+                core = self.restored()?;
+            }
+            self.epoch(&mut core, epoch, finished, true)?;
+            if self.mode.crash {
+                core = self.restored()?;
+            }
+        }
+        if epochs.is_empty() && last {
+            self.epoch(&mut core, &[], true, true)?;
+        }
+        Ok(core)
+    }
+
+    fn epoch(&mut self, core: &mut JobCore, records: &[(usize, OwnedRecord)], finished: bool, commit: bool) -> Result<(), String> {
+        let mut decoder = Decoder::new(&self.plan.decode, &self.partitions);
+        let mut starts = vec![core.start(FaultPolicy::Isolate)];
+        let progress = Progress { idle: Vec::new(), finished: vec![finished; self.partitions.len()] };
+        for _ in 0..8 {
+            let start = starts.remove(0);
+            let task = JobCore::run_task(&self.plan, &mut decoder, batches(records), start, &self.limits).map_err(|(e, _)| e.to_string())?;
+            match core.close(&[task], &progress, FaultPolicy::Isolate).map_err(|e| e.to_string())? {
+                Outcome::Rerun(again) => starts = again,
+                Outcome::Commit(epoch) => {
+                    if commit {
+                        self.log.commit(*epoch);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Err("an epoch was run 8 times without an end".into())
+    }
+}
+
+/// Records as a reader gives them: one batch a partition, in order.
+fn batches(records: &[(usize, OwnedRecord)]) -> Vec<RawBatch> {
+    let mut batches: Vec<(usize, OwnedRecords)> = Vec::new();
+    for (partition, record) in records {
+        match batches.iter_mut().find(|(p, _)| p == partition) {
+            Some((_, batch)) => batch.rows.push(record.clone()),
+            None => batches.push((*partition, OwnedRecords { rows: vec![record.clone()] })),
+        }
+    }
+    batches.into_iter().map(|(partition, records)| RawBatch { partition, records: Box::new(records) }).collect()
+}
+
+impl Log {
+    fn commit(&mut self, epoch: crate::output::EpochCommit) {
+        for change in epoch.changes {
+            match change.value {
+                Some(_) => self.entries.insert(change.key.clone(), change),
+                None => self.entries.remove(&change.key),
+            };
+        }
+        self.meta = Some(epoch.meta);
+        self.outputs.extend(epoch.outputs);
+        self.late.extend(epoch.late);
+        self.rejects.extend(epoch.rejects);
+    }
+}
+
+/// Equal, numbers within a relative tolerance.
+fn same(want: &Value, got: &Value, tolerance: f64) -> bool {
+    match (want, got) {
+        (Value::Number(a), Value::Number(b)) => {
+            let (x, y) = (a.as_f64().unwrap_or(f64::NAN), b.as_f64().unwrap_or(f64::NAN));
+            a == b || (x - y).abs() <= tolerance * x.abs() || x == y
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b, tolerance)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b, tolerance)))
+        }
+        _ => want == got,
+    }
+}
+
+/// Each wanted value has one of its own among those that came, and none is left over.
+fn matched(what: &str, want: &[Value], mut got: Vec<Value>, fits: impl Fn(&Value, &Value) -> bool) -> Result<(), String> {
+    let mut missing = Vec::new();
+    for value in want {
+        match got.iter().position(|g| fits(value, g)) {
+            Some(i) => drop(got.swap_remove(i)),
+            None => missing.push(value.to_string()),
+        }
+    }
+    if missing.is_empty() && got.is_empty() {
+        return Ok(());
+    }
+    let extra: Vec<String> = got.iter().map(Value::to_string).collect();
+    Err(format!("{what}: missing [{}], not expected [{}]", missing.join("\n    "), extra.join("\n    ")))
+}

@@ -1,0 +1,172 @@
+//! Hot swap: a new version of a plugin is loaded, checked and planned beside the running one; the job takes it at an epoch's end.
+//!
+//! In: events of the plugins' folder. Out: at most one [`Candidate`] that waits for the job, and notes for people.
+//! **Invariant**: the data path only ever takes a finished plan out of a lock; everything slow happens on the swapper's thread.
+
+use crate::config::spec::Pipeline;
+use crate::plan::Plan;
+use crate::plugin::set::{PluginSet, compatible};
+use crate::plugin::watch::PluginEvent;
+use crossbeam_channel::Receiver;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Notes kept for `kindling plugins` and the log of a demo; older ones are dropped.
+const NOTES: usize = 64;
+
+/// A plan that may take over.
+#[derive(Clone)]
+pub struct Candidate {
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// The plugins that it was made with.
+    pub plugins: PluginSet,
+    /// Plugin and version that are new in it.
+    pub new: (String, String),
+}
+
+/// What happened to a plugin, in words.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Note {
+    /// Plugin, or file.
+    pub plugin: String,
+    /// What happened.
+    pub text: String,
+    /// The running version goes on although a newer one is there.
+    pub refused: bool,
+}
+
+struct Inner {
+    plugins: PluginSet,
+    /// The plugins of the plan that the job runs now.
+    running: PluginSet,
+    plan: Arc<Plan>,
+    candidate: Option<Candidate>,
+    notes: VecDeque<Note>,
+}
+
+/// Shared between the job and the thread that prepares candidates.
+pub struct Swapper {
+    pipeline: Pipeline,
+    inner: Mutex<Inner>,
+}
+
+impl Swapper {
+    /// For a pipeline that runs `plan`, made with `plugins`.
+    pub fn new(pipeline: Pipeline, plan: Arc<Plan>, plugins: PluginSet) -> Arc<Self> {
+        Arc::new(Self { pipeline, inner: Mutex::new(Inner { running: plugins.clone(), plugins, plan, candidate: None, notes: VecDeque::new() }) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere leaves whole values behind this lock: each is replaced in one assignment.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The plan that waits, if any; it is the job's from now on.
+    pub fn take(&self) -> Option<Candidate> {
+        self.lock().candidate.take()
+    }
+
+    /// The job goes on with `candidate`; gives the plugins of the plan before it.
+    pub fn replaced(&self, candidate: &Candidate) -> PluginSet {
+        std::mem::replace(&mut self.lock().running, candidate.plugins.clone())
+    }
+
+    /// The plugins as last loaded and fit.
+    pub fn plugins(&self) -> PluginSet {
+        self.lock().plugins.clone()
+    }
+
+    /// Notes, oldest first.
+    pub fn notes(&self) -> Vec<Note> {
+        self.lock().notes.iter().cloned().collect()
+    }
+
+    /// Notes something that happened to a plugin.
+    pub fn note(&self, plugin: &str, text: String, refused: bool) {
+        if refused {
+            tracing::warn!(plugin, "{text}");
+        } else {
+            tracing::info!(plugin, "{text}");
+        }
+        let mut inner = self.lock();
+        if inner.notes.len() == NOTES {
+            inner.notes.pop_front();
+        }
+        inner.notes.push_back(Note { plugin: plugin.into(), text, refused });
+    }
+
+    /// The job went back to `plan` and `plugins` because `new` failed.
+    pub fn rolled_back(&self, plan: Arc<Plan>, plugins: PluginSet, new: &(String, String), why: &str) {
+        {
+            let mut inner = self.lock();
+            inner.plan = plan;
+            inner.running = plugins.clone();
+            inner.plugins = plugins;
+        }
+        self.note(&new.0, format!("version {} failed in its first epochs and was rolled back: {why}", new.1), true);
+    }
+
+    /// Prepares candidates until `events` closes.
+    pub fn run(&self, events: &Receiver<PluginEvent>) {
+        for event in events {
+            match event {
+                PluginEvent::Loaded(plugin) => {
+                    let (name, version) = (plugin.name.to_string(), plugin.version.to_string());
+                    match self.prepare(&plugin) {
+                        Ok(true) => self.note(&name, format!("version {version} is ready and takes over at the next epoch"), false),
+                        Ok(false) => self.note(&name, format!("version {version} is loaded; the pipeline does not use it"), false),
+                        Err(why) => self.note(&name, format!("version {version} was not taken: {why}; the running version goes on"), true),
+                    }
+                }
+                PluginEvent::Removed { name, path } => self.removed(&name, &path.display().to_string()),
+                PluginEvent::Problem(problem) => {
+                    self.note(&problem.path.display().to_string(), format!("{}; what runs goes on", problem.text), true);
+                }
+            }
+        }
+    }
+
+    /// Makes a candidate of a plugin; whether the pipeline uses it.
+    fn prepare(&self, plugin: &Arc<crate::plugin::load::Plugin>) -> Result<bool, String> {
+        let (plugins, plan) = {
+            let inner = self.lock();
+            (inner.plugins.clone(), Arc::clone(&inner.plan))
+        };
+        let used: Vec<String> = plan.guests.iter().filter(|g| g.plugin == *plugin.name).map(|g| g.function.clone()).collect();
+        if let Some(old) = plugins.plugins().iter().find(|p| p.name == plugin.name) {
+            compatible(old, plugin, &used)?;
+        }
+        let plugins = plugins.with(Arc::clone(plugin)).map_err(|p| p.text)?;
+        if used.is_empty() {
+            self.lock().plugins = plugins;
+            return Ok(false);
+        }
+        let next = crate::plan::build(&self.pipeline, &plugins).map_err(|e| e.to_string())?;
+        if next.layout != plan.layout {
+            return Err(format!("its state is laid out differently: `{}` instead of `{}`", next.layout, plan.layout));
+        }
+        if next.output != plan.output {
+            return Err("its results have other types".into());
+        }
+        let next = Arc::new(next);
+        let new = (plugin.name.to_string(), plugin.version.to_string());
+        let mut inner = self.lock();
+        inner.plan = Arc::clone(&next);
+        inner.plugins = plugins.clone();
+        inner.candidate = Some(Candidate { plan: next, plugins, new });
+        Ok(true)
+    }
+
+    fn removed(&self, name: &str, path: &str) {
+        let mut inner = self.lock();
+        if inner.plan.guests.iter().any(|g| g.plugin == name) {
+            drop(inner);
+            self.note(name, format!("{path} is gone; the pipeline uses it, so the loaded version goes on until the job ends"), true);
+        } else {
+            inner.plugins = inner.plugins.without(name);
+            drop(inner);
+            self.note(name, format!("{path} is gone; unloaded"), false);
+        }
+    }
+}
