@@ -1,1 +1,52 @@
-//! (being written)
+//! HTTP for people and Prometheus: `/metrics`, `/plugins`, `/healthz`. Read-only.
+
+use crate::error::{Error, Kind};
+use crate::plugin::status;
+use crate::runtime::metrics::Metrics;
+use crate::runtime::swap::Swapper;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus::{Encoder, TextEncoder};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Serves until the process ends, on a thread of its own.
+///
+/// # Errors
+/// When the address can't be bound.
+pub fn serve(address: SocketAddr, metrics: Arc<Metrics>, swapper: Arc<Swapper>) -> Result<SocketAddr, Error> {
+    let taken = |e: std::io::Error| Error::new(Kind::Config, format!("--metrics {address} can't be used: {e}"));
+    let listener = std::net::TcpListener::bind(address).map_err(taken)?;
+    listener.set_nonblocking(true).map_err(taken)?;
+    let bound = listener.local_addr().map_err(taken)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(taken)?;
+    let of_plugins = Arc::clone(&swapper);
+    let router = axum::Router::new()
+        .route("/metrics", get(move || async move { render(&metrics, &swapper) }))
+        .route("/plugins", get(move || async move { plugins(&of_plugins) }))
+        .route("/healthz", get(|| async { "ok\n" }));
+    std::thread::spawn(move || {
+        let served = runtime.block_on(async { axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await });
+        if let Err(error) = served {
+            tracing::error!("metrics are served no longer: {error}");
+        }
+    });
+    tracing::info!("metrics at http://{bound}/metrics");
+    Ok(bound)
+}
+
+fn render(metrics: &Metrics, swapper: &Swapper) -> impl IntoResponse {
+    let mut families = metrics.registry.gather();
+    families.extend(crate::runtime::metrics::plugin_families(&swapper.plugins()));
+    let mut text = Vec::new();
+    match TextEncoder::new().encode(&families, &mut text) {
+        Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string().into_bytes()),
+    }
+}
+
+fn plugins(swapper: &Swapper) -> impl IntoResponse {
+    let body = serde_json::json!({ "plugins": status::of(&swapper.plugins()), "notes": swapper.notes() });
+    ([(header::CONTENT_TYPE, "application/json")], body.to_string())
+}

@@ -1,0 +1,197 @@
+//! What `kindling demo` shows: a table that is drawn anew on a terminal, a line a second elsewhere, and the account at the end.
+
+use super::demo::DemoArgs;
+use super::demo_events::Expected;
+use crate::error::{Error, Kind};
+use crate::output::OutRecord;
+use crate::runtime::core::Counts;
+use crate::runtime::job::Committed;
+use crate::runtime::swap::Swapper;
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// How often the table is drawn.
+const FRAME: Duration = Duration::from_millis(250);
+/// Variants shown.
+const SHOWN: usize = 8;
+
+/// The demo's picture of itself.
+pub struct View {
+    started: Instant,
+    rate: u64,
+    total: Duration,
+    terminal: bool,
+    quiet: bool,
+    drawn: Option<Instant>,
+    lines: usize,
+    /// Counts of each variant: built-in and guest.
+    variants: BTreeMap<String, (i64, i64)>,
+    counted: i64,
+    window: String,
+    dropped_at: Option<Instant>,
+    first_new: Option<(Duration, String)>,
+    last: Option<(Instant, u64)>,
+    speed: f64,
+}
+
+impl View {
+    /// Nothing seen yet.
+    pub fn new(args: &DemoArgs, started: Instant) -> Self {
+        Self {
+            started,
+            rate: args.rate,
+            total: args.time,
+            terminal: std::io::stdout().is_terminal(),
+            quiet: args.json,
+            drawn: None,
+            lines: 0,
+            variants: BTreeMap::new(),
+            counted: 0,
+            window: String::new(),
+            dropped_at: None,
+            first_new: None,
+            last: None,
+            speed: 0.0,
+        }
+    }
+
+    /// The second version of the plugin lies in the folder.
+    pub fn dropped_in(&mut self) {
+        self.dropped_at = Some(Instant::now());
+    }
+
+    /// An epoch was committed.
+    pub fn epoch(&mut self, epoch: &Committed<'_>, swapper: &Swapper) {
+        for record in epoch.outputs {
+            self.result(record);
+        }
+        let now = Instant::now();
+        match self.last {
+            Some((then, rows)) if now - then >= Duration::from_secs(1) => {
+                self.speed = epoch.counts.rows.saturating_sub(rows) as f64 / (now - then).as_secs_f64();
+                self.last = Some((now, epoch.counts.rows));
+            }
+            None => self.last = Some((now, epoch.counts.rows)),
+            _ => {}
+        }
+        let every = if self.terminal { FRAME } else { Duration::from_secs(1) };
+        if !self.quiet && self.drawn.is_none_or(|d| now - d >= every) {
+            self.drawn = Some(now);
+            self.draw(epoch, swapper);
+        }
+    }
+
+    fn result(&mut self, record: &OutRecord) {
+        let Ok(row) = serde_json::from_slice::<Value>(&record.value) else { return };
+        let text = |name: &str| row[name].as_str().unwrap_or("-").to_owned();
+        let (count, guest) = (row["count"].as_i64().unwrap_or(0), row["guestCount"].as_i64().unwrap_or(0));
+        self.counted += count;
+        let variant = self.variants.entry(format!("{} / {} / {}", text("experimentName"), text("experimentGroup"), text("experimentBucket")));
+        let sums = variant.or_default();
+        *sums = (sums.0 + count, sums.1 + guest);
+        self.window = format!("{} to {}", text("window_start"), text("window_end"));
+        if let (Some(dropped), None, "experiment_count@2.0.0") = (self.dropped_at, &self.first_new, text("plugin_versions").as_str()) {
+            self.first_new = Some((dropped.elapsed(), String::from_utf8_lossy(&record.value).into_owned()));
+        }
+    }
+
+    fn draw(&mut self, epoch: &Committed<'_>, swapper: &Swapper) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let version = epoch.plan.guests.first().map_or_else(String::new, |g| format!("{} {}", g.plugin, g.version));
+        if !self.terminal {
+            println!(
+                "{seconds:5.1}s  {} rows  {:.0} rows/s  {} late  {} rejected  {} results  watermark {}  {version}",
+                epoch.counts.rows, self.speed, epoch.counts.late, epoch.counts.rejects, epoch.counts.outputs, clock(epoch.closed)
+            );
+            return;
+        }
+        let mut table = Table::new();
+        table.load_preset(UTF8_FULL_CONDENSED).set_header(["experiment / group / bucket", "count (built-in)", "count (guest)"]);
+        for (name, (count, guest)) in self.variants.iter().take(SHOWN) {
+            table.add_row([name.clone(), count.to_string(), guest.to_string()]);
+        }
+        for column in 1..3 {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let note = swapper.notes().last().map_or_else(String::new, |n| format!("{}: {}", n.plugin, n.text));
+        let text = format!(
+            "kindling demo  {seconds:.0} of {} s  {} events/s asked for\n\n\
+             rows {}   rows/s {:.0}   late {}   rejected {}   results {}\n\
+             watermark {}   state {} keys   epoch {}   commit {:.1} ms\n\
+             plugin {version}   {note}\n\nlast window {}\n{table}\n",
+            self.total.as_secs(),
+            self.rate,
+            epoch.counts.rows,
+            self.speed,
+            epoch.counts.late,
+            epoch.counts.rejects,
+            epoch.counts.outputs,
+            clock(epoch.closed),
+            epoch.state.0,
+            epoch.epoch,
+            epoch.commit_time.as_secs_f64() * 1e3,
+            self.window,
+        );
+        let mut out = std::io::stdout().lock();
+        // Up over the last picture, then each line cleared behind its text.
+        let up = if self.lines > 0 { format!("\x1b[{}A", self.lines) } else { String::new() };
+        let _ = write!(out, "{up}{}\x1b[J", text.replace('\n', "\x1b[K\n"));
+        let _ = out.flush();
+        self.lines = text.lines().count();
+    }
+
+    /// The account at the end: every row that came is counted, late or rejected.
+    ///
+    /// # Errors
+    /// When a row is lost or counted twice, or the swap did not show.
+    pub fn finish(&self, counts: &Counts, expected: &Expected, args: &DemoArgs) -> Result<(), Error> {
+        let accounted = self.counted + counts.late as i64;
+        let good = counts.rows == expected.events && accounted == expected.assignments as i64 - self.rejected_assignments(counts, expected);
+        let seconds = self.started.elapsed().as_secs_f64();
+        if args.json {
+            let swap = self.first_new.as_ref().map(|(d, row)| serde_json::json!({"seconds": d.as_secs_f64(), "row": row}));
+            println!(
+                "{}",
+                serde_json::json!({"rows": counts.rows, "counted": self.counted, "late": counts.late, "rejects": counts.rejects,
+                    "events": expected.events, "assignments": expected.assignments, "broken": expected.broken, "swap": swap,
+                    "nothingLost": good, "seconds": seconds})
+            );
+        } else {
+            match &self.first_new {
+                Some((after, row)) => println!("\nfirst result of experiment_count 2.0.0, {:.1} s after it was dropped in:\n  {row}", after.as_secs_f64()),
+                None => println!("\nthe demo ended before a window of experiment_count 2.0.0 closed"),
+            }
+            println!(
+                "\n{} events = {} read; of {} whole assignments {} counted + {} late + {} rejected: {}",
+                expected.events,
+                counts.rows,
+                expected.assignments,
+                self.counted,
+                counts.late,
+                self.rejected_assignments(counts, expected),
+                if good { "no row was lost, none counted twice" } else { "THESE DON'T ADD UP" }
+            );
+            println!("{} events that are not JSON, {} rejects in all, {seconds:.1} s", expected.broken, counts.rejects);
+            println!("\nNext: kindling check {} and kindling run it; or write a guest: kindling plugin new my_count --kind aggregate", "pipeline.yaml");
+        }
+        if good { Ok(()) } else { Err(Error::new(Kind::Internal, "the demo's rows don't add up")) }
+    }
+
+    /// Assignments that are JSON but of a wrong type somewhere: rejects less what is no JSON at all.
+    fn rejected_assignments(&self, counts: &Counts, expected: &Expected) -> i64 {
+        counts.rejects as i64 - expected.broken as i64
+    }
+}
+
+fn clock(ms: i64) -> String {
+    if ms == i64::MIN {
+        return "-".into();
+    }
+    let day = ms.rem_euclid(86_400_000);
+    format!("{:02}:{:02}:{:02}.{:03}Z", day / 3_600_000, day / 60_000 % 60, day / 1_000 % 60, day % 1_000)
+}

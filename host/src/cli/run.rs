@@ -1,0 +1,209 @@
+//! `kindling run`: a pipeline file to a running job.
+
+use super::parse_set;
+use crate::config::{self, LoadOptions, spec::Pipeline};
+use crate::error::{Error, Kind};
+use crate::ingest::{self, OpenOptions};
+use crate::limits::{GuestLimits, JobLimits};
+use crate::output::{self, CommitSpec};
+use crate::plan;
+use crate::plugin::engine::GuestEngine;
+use crate::plugin::set::PluginSet;
+use crate::plugin::watch::PluginWatcher;
+use crate::runtime::job::{self, Control, End, JobSpec, Observer};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::swap::Swapper;
+use clap::Args;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Arguments of `kindling run`.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  kindling run pipeline.yaml
+  kindling run pipeline.yaml --plugins plugins --data-dir /var/lib/kindling --metrics 0.0.0.0:9400
+  kindling run pipeline.yaml --until-end --set source.parameters.topic=events-2026-01
+  cat events.jsonl | kindling run pipeline.yaml --set source.name=stdin --set sink.name=stdout")]
+pub struct RunArgs {
+    /// The pipeline file.
+    pub file: PathBuf,
+    /// Folder of plugins; watched while the job runs.
+    #[arg(long, default_value = "plugins")]
+    pub plugins: PathBuf,
+    /// Folder for the local tree and compiled plugins.
+    #[arg(long, default_value = ".kindling")]
+    pub data_dir: PathBuf,
+    /// File of connections [default: kindling.yaml beside the pipeline].
+    #[arg(long)]
+    pub connections: Option<PathBuf>,
+    /// Override a field, for example source.parameters.topic=other; may be repeated.
+    #[arg(long = "set", value_name = "PATH=VALUE", value_parser = parse_set)]
+    pub sets: Vec<(String, String)>,
+    /// Run to what is the end of the input at the start, close all windows, and leave.
+    #[arg(long)]
+    pub until_end: bool,
+    /// Serve Prometheus metrics and /plugins here.
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+    /// Worker threads [default: one a core].
+    #[arg(long)]
+    pub workers: Option<usize>,
+    /// Length of an epoch: the commit unit, and so the latency.
+    #[arg(long, default_value = "100ms", value_parser = crate::time::parse_duration)]
+    pub epoch: Duration,
+    /// Rows that close an epoch before its time.
+    #[arg(long)]
+    pub epoch_rows: Option<usize>,
+    /// A partition is idle, and holds the watermark back no longer, after it stood at its end this long.
+    #[arg(long, default_value = "5s", value_parser = crate::time::parse_duration)]
+    pub idle_after: Duration,
+    /// Time limit of one guest call.
+    #[arg(long, default_value = "500ms", value_parser = crate::time::parse_duration)]
+    pub guest_time: Duration,
+}
+
+/// Everything that stands around a job while it runs.
+pub struct Setup {
+    /// The job.
+    pub spec: JobSpec,
+    /// Keeps the watch on the plugins' folder.
+    pub watcher: Option<PluginWatcher>,
+    /// What prepares swaps.
+    pub swapper: Arc<Swapper>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// How a job is set up.
+pub struct SetupOptions<'a> {
+    /// Folder of plugins.
+    pub plugins: &'a Path,
+    /// Folder of data.
+    pub data_dir: &'a Path,
+    /// Stop at what is the end now.
+    pub until_end: bool,
+    /// Bounds.
+    pub limits: JobLimits,
+    /// Bounds of guests.
+    pub guest_limits: GuestLimits,
+    /// Worker threads.
+    pub workers: usize,
+    /// Whether the observer reads result rows.
+    pub observe_outputs: bool,
+}
+
+/// Opens plugins, plan, source and committer of a pipeline, and starts the watch on its plugins.
+///
+/// # Errors
+/// What is wrong, and who must act.
+pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, Error> {
+    let cache = options.data_dir.join("compiled");
+    let engine = GuestEngine::new(options.guest_limits.clone(), Some(cache)).map_err(|e| Error::new(e.kind(), e.to_string()))?;
+    let (plugins, problems) =
+        if options.plugins.is_dir() { PluginSet::open_dir(&engine, options.plugins) } else { (PluginSet::empty(), Vec::new()) };
+    for problem in &problems {
+        tracing::warn!(file = %problem.path.display(), "{}", problem.text);
+    }
+    let plan = plan::build(&pipeline, &plugins).map_err(|e| Error::new(Kind::Config, e.to_string()))?;
+    let plan = Arc::new(plan);
+    let (team, name) = (pipeline.team.clone(), pipeline.name.clone());
+    let open = OpenOptions { until_end: options.until_end, group: format!("kindling-{team}-{name}") };
+    let source = ingest::open(&pipeline.source, &open).map_err(|e| Error::new(e.kind(), e.to_string()))?;
+    let commit = CommitSpec {
+        team: team.clone(),
+        name: name.clone(),
+        source: pipeline.source.clone(),
+        partitions: source.partitions().to_vec(),
+        sink: pipeline.sink.clone(),
+        late: pipeline.late.clone(),
+        rejects: pipeline.rejects.clone(),
+        data_dir: options.data_dir.to_path_buf(),
+    };
+    let committer = output::open(commit).map_err(|e| Error::new(e.kind(), e.to_string()))?;
+    let metrics = Arc::new(Metrics::new(&team, &name).map_err(|e| Error::new(Kind::Internal, e.to_string()))?);
+    let swapper = Swapper::new(pipeline.clone(), Arc::clone(&plan), plugins.clone());
+    let watcher = if options.plugins.is_dir() {
+        let (watcher, events) =
+            PluginWatcher::start(engine, options.plugins, &plugins).map_err(|e| Error::new(e.kind(), e.to_string()))?;
+        let swapper = Arc::clone(&swapper);
+        std::thread::spawn(move || swapper.run(&events));
+        Some(watcher)
+    } else {
+        None
+    };
+    let spec = JobSpec {
+        pipeline,
+        plan,
+        swapper: Arc::clone(&swapper),
+        source,
+        committer,
+        limits: options.limits.clone(),
+        workers: options.workers,
+        metrics: Arc::clone(&metrics),
+        observe_outputs: options.observe_outputs,
+    };
+    Ok(Setup { spec, watcher, swapper, metrics })
+}
+
+/// Worker threads where nothing is said: one a core.
+pub fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Runs a job that is set up, with its metrics served.
+///
+/// # Errors
+/// What ended the job.
+pub fn run_job(setup: Setup, control: &Control, address: Option<SocketAddr>, observer: Observer<'_>) -> Result<(End, crate::runtime::core::Counts), Error> {
+    let Setup { spec, watcher, swapper, metrics } = setup;
+    if let Some(address) = address {
+        crate::server::serve(address, metrics, swapper)?;
+    }
+    let outcome = job::run(spec, control, observer);
+    drop(watcher);
+    outcome
+}
+
+/// `kindling run`.
+///
+/// # Errors
+/// What ended the job.
+pub fn run(args: &RunArgs) -> Result<(), Error> {
+    let started = std::time::Instant::now();
+    let options = LoadOptions { connections: args.connections.clone(), sets: args.sets.clone(), ..LoadOptions::default() };
+    let pipeline = config::load(&args.file, &options).map_err(|e| Error::new(Kind::Config, e.to_string()))?;
+    let mut limits = JobLimits { epoch_time: args.epoch, idle_after: args.idle_after, ..JobLimits::default() };
+    limits.epoch_rows = args.epoch_rows.unwrap_or(limits.epoch_rows).max(1);
+    let options = SetupOptions {
+        plugins: &args.plugins,
+        data_dir: &args.data_dir,
+        until_end: args.until_end,
+        limits,
+        guest_limits: GuestLimits { call_time: args.guest_time, ..GuestLimits::default() },
+        workers: args.workers.unwrap_or_else(default_workers),
+        observe_outputs: false,
+    };
+    let label = format!("{}/{}", pipeline.team, pipeline.name);
+    let setup = set_up(pipeline, &options)?;
+    let control = Arc::new(Control::default());
+    super::stop_on_signal(&control)?;
+    tracing::info!(job = label, workers = options.workers, "running");
+    let (end, counts) = run_job(setup, &control, args.metrics, &mut |_| {})?;
+    let seconds = started.elapsed().as_secs_f64();
+    tracing::info!(
+        rows = counts.rows,
+        outputs = counts.outputs,
+        late = counts.late,
+        rejects = counts.rejects,
+        epochs = counts.epochs,
+        seconds,
+        rows_per_second = (counts.rows as f64 / seconds) as u64,
+        cpu_seconds_per_million_rows = crate::time::cpu_seconds() / counts.rows.max(1) as f64 * 1e6,
+        "{}",
+        if end == End::Finished { "the input has ended" } else { "stopped" }
+    );
+    Ok(())
+}
