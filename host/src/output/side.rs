@@ -1,0 +1,111 @@
+//! Side outputs: late rows and rejects as JSON records that carry the raw bytes, so that they can be replayed.
+//!
+//! `value` and `key` are text where the bytes are UTF-8; else `valueBase64` and `keyBase64` stand in their place.
+
+use crate::element::{PartitionName, Record};
+use crate::output::OutRecord;
+use crate::plugin::GuestError;
+use serde_json::{Map, Value, json};
+
+/// A row that came when all its windows had closed.
+pub struct LateRow<'a> {
+    /// Its partition.
+    pub partition: &'a PartitionName,
+    /// The raw record.
+    pub record: Record<'a>,
+    /// Milliseconds since 1970 UTC.
+    pub event_time: i64,
+    /// The watermark that it came after: milliseconds since 1970 UTC.
+    pub watermark: i64,
+}
+
+/// A row (or a result, where there is no partition) that was set aside.
+pub struct Reject<'a> {
+    /// Its partition.
+    pub partition: Option<&'a PartitionName>,
+    /// The raw record.
+    pub record: Option<Record<'a>>,
+    /// Why.
+    pub reason: &'a str,
+    /// The guest that failed on it, if one did.
+    pub guest: Option<&'a GuestError>,
+}
+
+impl LateRow<'_> {
+    /// `topic`, `partition`, `offset`, `timestamp`, `eventTime`, `watermark` (milliseconds since 1970 UTC), `key`, `value`.
+    pub fn to_record(&self) -> OutRecord {
+        let mut members = origin(Some(self.partition), Some(&self.record));
+        members.insert("eventTime".into(), json!(self.event_time));
+        members.insert("watermark".into(), json!(self.watermark));
+        record(members, Some(&self.record))
+    }
+}
+
+impl Reject<'_> {
+    /// `topic`, `partition`, `offset`, `timestamp`, `reason`, `plugin`, `version`, `hash`, `function`, `key`, `value`.
+    pub fn to_record(&self) -> OutRecord {
+        let mut members = origin(self.partition, self.record.as_ref());
+        members.insert("reason".into(), json!(self.reason));
+        if let Some(guest) = self.guest {
+            members.insert("plugin".into(), json!(&*guest.plugin));
+            members.insert("version".into(), json!(&*guest.version));
+            members.insert("hash".into(), json!(&*guest.hash));
+            members.insert("function".into(), json!(&*guest.function));
+        }
+        record(members, self.record.as_ref())
+    }
+}
+
+fn origin(partition: Option<&PartitionName>, record: Option<&Record<'_>>) -> Map<String, Value> {
+    let mut members = Map::new();
+    if let Some(partition) = partition {
+        members.insert("topic".into(), json!(&*partition.topic));
+        members.insert("partition".into(), json!(partition.partition));
+        members.insert("offset".into(), json!(record.map(|r| r.offset)));
+        members.insert("timestamp".into(), json!(record.and_then(|r| r.timestamp)));
+    }
+    members
+}
+
+fn record(mut members: Map<String, Value>, raw: Option<&Record<'_>>) -> OutRecord {
+    let mut put = |name: &str, bytes: Option<&[u8]>| match bytes.map(std::str::from_utf8) {
+        None => drop(members.insert(name.into(), Value::Null)),
+        Some(Ok(text)) => drop(members.insert(name.into(), json!(text))),
+        Some(Err(_)) => drop(members.insert(format!("{name}Base64"), json!(base64(bytes.unwrap_or_default())))),
+    };
+    put("key", raw.and_then(|r| r.key));
+    put("value", raw.and_then(|r| r.value));
+    OutRecord { key: raw.and_then(|r| r.key).map(<[u8]>::to_vec), value: Value::Object(members).to_string().into_bytes() }
+}
+
+/// Base64 with padding (RFC 4648, section 4).
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0u32, |n, b| n << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
+        for i in 0..4 {
+            let digit = if i <= chunk.len() { DIGITS[(bits >> (18 - 6 * i) & 63) as usize] } else { b'=' };
+            text.push(char::from(digit));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_can_be_replayed() {
+        for (bytes, text) in [(&b""[..], ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"\xff\xfe\xfd\xfc", "//79/A==")] {
+            assert_eq!(base64(bytes), text);
+        }
+        let partition = PartitionName { topic: "t".into(), partition: 3 };
+        let record = Record { offset: 7, timestamp: Some(1), key: Some(b"k"), value: Some(b"\xff") };
+        let reject = Reject { partition: Some(&partition), record: Some(record), reason: "no", guest: None }.to_record();
+        let json: Value = serde_json::from_slice(&reject.value).unwrap();
+        assert_eq!(json["valueBase64"], "/w==");
+        assert_eq!((&json["topic"], &json["partition"], &json["offset"], &json["reason"]), (&json!("t"), &json!(3), &json!(7), &json!("no")));
+    }
+}
