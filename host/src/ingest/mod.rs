@@ -1,5 +1,7 @@
 //! Where records come from, and their decoding into columns.
 
+pub mod decode;
+
 use crate::element::{PartitionName, RawBatch};
 use std::time::Duration;
 
