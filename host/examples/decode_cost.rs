@@ -58,7 +58,12 @@ fn main() {
     let meta = [field("value", FieldSource::Value), field("offset", FieldSource::Offset)];
 
     let batches: Vec<RawBatch> = values.chunks(BATCH_ROWS).map(raw).collect();
-    for (name, fields) in [("decode 4 fields", &four[..]), ("decode 1 field", &one), ("decode all 10 values", &all), ("value and offset only", &meta)] {
+    for (name, fields) in [
+        ("decode 4 fields", &four[..]),
+        ("decode 1 field", &one),
+        ("decode all 10 values", &all),
+        ("value and offset only", &meta),
+    ] {
         let mut decoder = Decoder::new(fields, &[PartitionName { topic: "events".into(), partition: 0 }]);
         measure(name, rows, || {
             let mut faults = Vec::new();

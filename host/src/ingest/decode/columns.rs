@@ -4,7 +4,9 @@ use super::DecodeError;
 use super::value::Cell;
 use crate::limits::{COLUMN_TEXT_BYTES, ROW_COLUMN};
 use crate::plan::{DecodeField, FieldSource, timestamp_type};
-use arrow::array::{ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder, TimestampMillisecondBuilder};
+use arrow::array::{
+    ArrayBuilder, ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder, TimestampMillisecondBuilder,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 
@@ -62,10 +64,13 @@ impl Column {
         Ok(())
     }
 
-    /// The column; the builder is empty afterwards.
+    /// The column; the builder is empty afterwards, with room for as much again.
     pub(super) fn finish(&mut self) -> ArrayRef {
         match self {
-            Self::Text(b) => Arc::new(b.finish()),
+            Self::Text(b) => {
+                let next = StringBuilder::with_capacity(b.len(), b.values_slice().len());
+                Arc::new(std::mem::replace(b, next).finish())
+            }
             Self::Long(b) => Arc::new(b.finish()),
             Self::Double(b) => Arc::new(b.finish()),
             Self::Boolean(b) => Arc::new(b.finish()),

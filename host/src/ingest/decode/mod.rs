@@ -194,7 +194,8 @@ fn document<'a>(
     if u32::try_from(bytes.len()).is_err() {
         return Err(format!("the {what} is longer than 4 GiB"));
     }
-    json::read(bytes, &mut of.paths).map_err(|fault| format!("broken JSON in the {what} at byte {}: {}", fault.at, fault.what))?;
+    json::read(bytes, &mut of.paths)
+        .map_err(|fault| format!("broken JSON in the {what} at byte {}: {}", fault.at, fault.what))?;
     for (i, &(column, output)) in of.wanted.iter().enumerate() {
         let slot = of.paths.slot(i);
         match value::cell(output, slot, text, scratch) {

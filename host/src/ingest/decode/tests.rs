@@ -16,7 +16,8 @@ fn field(name: &str, path: &str, output: OutputType) -> DecodeField {
 }
 
 fn raw(values: &[&[u8]]) -> RawBatch {
-    let rows = values.iter().enumerate().map(|(i, v)| OwnedRecord { offset: i as i64, value: Some(v.to_vec()), ..Default::default() });
+    let rows =
+        values.iter().enumerate().map(|(i, v)| OwnedRecord { offset: i as i64, value: Some(v.to_vec()), ..Default::default() });
     RawBatch { partition: 0, records: Box::new(OwnedRecords { rows: rows.collect() }) }
 }
 
@@ -221,7 +222,8 @@ fn columns_of_the_record_itself() {
         value: Some(b"not json".to_vec()),
         headers: vec![("h".into(), Some(b"1\"".to_vec())), ("n".into(), None), ("h".into(), Some(b"\xff".to_vec()))],
     };
-    let rows = vec![record.clone(), OwnedRecord { offset: 43, ..Default::default() }, OwnedRecord { key: Some(vec![0xff]), ..record }];
+    let rows =
+        vec![record.clone(), OwnedRecord { offset: 43, ..Default::default() }, OwnedRecord { key: Some(vec![0xff]), ..record }];
     let (batch, faults) = decode(&fields, &RawBatch { partition: 0, records: Box::new(OwnedRecords { rows }) });
     assert_eq!(faults, [RowFault { row: 2, reason: "the key is not UTF-8 at byte 0".into() }]);
     let row = |r| (0..7).map(|c| cell_text(&batch, c, r)).collect::<Vec<_>>();
@@ -236,7 +238,11 @@ fn json_of_keys_and_values_and_what_has_none() {
         from: FieldSource::Json { in_key: true, path: vec![PathStep::Member("id".into())], output: OutputType::String },
     };
     let fields = [key, field("v", "id", OutputType::String), DecodeField { name: "value".into(), from: FieldSource::Value }];
-    let both = OwnedRecord { key: Some(br#"{"id":"\u006bk"}"#.to_vec()), value: Some(br#"{"id":"v\u0076"}"#.to_vec()), ..Default::default() };
+    let both = OwnedRecord {
+        key: Some(br#"{"id":"\u006bk"}"#.to_vec()),
+        value: Some(br#"{"id":"v\u0076"}"#.to_vec()),
+        ..Default::default()
+    };
     let rows = vec![both.clone(), OwnedRecord { value: None, ..both.clone() }, OwnedRecord { key: None, ..both }];
     let (batch, faults) = decode(&fields, &RawBatch { partition: 0, records: Box::new(OwnedRecords { rows }) });
     assert_eq!((0..3).map(|c| cell_text(&batch, c, 0)).collect::<Vec<_>>(), ["'kk'", "'vv'", r#"'{"id":"v\u0076"}'"#]);
@@ -278,8 +284,20 @@ fn random_json(rng: &mut Rng, depth: u32, out: &mut String) {
     match rng.below(if depth < 5 { 9 } else { 6 }) {
         0 => out.push_str(rng.pick(&["null", "true", "false"])),
         1 | 2 => out.push_str(rng.pick(&[
-            "0", "-0", "12", "-7", "3.25", "1e3", "-2.5E-3", "9223372036854775807", "9223372036854775808", "1760000040123", "0.1", "123456789012345678",
-            "1e15", "100.000",
+            "0",
+            "-0",
+            "12",
+            "-7",
+            "3.25",
+            "1e3",
+            "-2.5E-3",
+            "9223372036854775807",
+            "9223372036854775808",
+            "1760000040123",
+            "0.1",
+            "123456789012345678",
+            "1e15",
+            "100.000",
         ])),
         3..=5 => random_string(rng, out),
         6 => {
@@ -314,7 +332,24 @@ fn random_json(rng: &mut Rng, depth: u32, out: &mut String) {
 fn random_string(rng: &mut Rng, out: &mut String) {
     out.push('"');
     for _ in 0..rng.below(12) {
-        out.push_str(rng.pick(&["a", "b", "xyz0123", "é", "日本", "😀", "\\n", "\\\"", "\\\\", "\\/", "\\u00e9", "\\uD83D\\uDE00", " ", "{", "]", ","]));
+        out.push_str(rng.pick(&[
+            "a",
+            "b",
+            "xyz0123",
+            "é",
+            "日本",
+            "😀",
+            "\\n",
+            "\\\"",
+            "\\\\",
+            "\\/",
+            "\\u00e9",
+            "\\uD83D\\uDE00",
+            " ",
+            "{",
+            "]",
+            ",",
+        ]));
     }
     out.push('"');
 }
@@ -352,7 +387,8 @@ fn random_documents_as_serde_json_reads_them() {
         field("deep", "c.0.a", OutputType::Json),
         field("name of two", "bb", OutputType::Json),
     ];
-    let paths: Vec<_> = fields.iter().map(|f| if let FieldSource::Json { path, .. } = &f.from { path.clone() } else { vec![] }).collect();
+    let paths: Vec<_> =
+        fields.iter().map(|f| if let FieldSource::Json { path, .. } = &f.from { path.clone() } else { vec![] }).collect();
     let mut decoder = Decoder::new(&fields, &partitions());
     let (mut rng, mut accepted) = (Rng(7), 0);
     for round in 0..200_000 {
@@ -394,7 +430,7 @@ fn random_scalars_as_serde_json_reads_them() {
         match rng.below(4) {
             0 => random_json(&mut rng, 9, &mut text),
             1 => text.push_str(&(rng.next() as i64 >> rng.below(64)).to_string()),
-            2 => text.push_str(&serde_json::Value::from(f64::from_bits(rng.next())).to_string()),
+            2 => text.push_str(&Value::from(f64::from_bits(rng.next())).to_string()),
             _ => text.push_str(&format!("{}.{:03}", rng.next() as i32, rng.below(1000))),
         }
         text.push('}');

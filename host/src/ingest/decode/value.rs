@@ -219,7 +219,8 @@ mod tests {
         ] {
             assert_eq!(scaled(text, shift, Rounding::Down), Ok(down), "{text} x 10^{shift}");
         }
-        for text in ["9223372036854775808", "-9223372036854775809", "1e19", "1e999999999999999999999", "9223372036854775807.5e3"] {
+        for text in ["9223372036854775808", "-9223372036854775809", "1e19", "1e999999999999999999999", "9223372036854775807.5e3"]
+        {
             assert_eq!(scaled(text, 0, Rounding::Down), Err(Misfit::Range), "{text}");
         }
         assert_eq!(scaled("1.5", 0, Rounding::Refuse), Err(Misfit::Fraction));
