@@ -2,7 +2,7 @@
 
 use crate::read::{Arg, Bits, Timestamp};
 use crate::types::{self, Column};
-use crate::write::Value;
+use crate::write::{BitmapBuilder, ColumnBuilder, Value};
 
 /// The state of an aggregate: implemented by [`state!`](crate::state!) and [`msgpack_state!`](crate::msgpack_state!).
 ///
@@ -43,34 +43,71 @@ pub trait Field: Value {
     type Read: Arg;
     /// Owns what was read.
     fn own(item: <Self::Read as Arg>::Item<'_>) -> Self;
+    /// The column of a field of all states.
+    fn gather<S>(states: &[S], field: impl Fn(&S) -> &Self) -> Column;
+}
+
+/// A column with nulls where `value` gives None.
+fn nullable<'s, S, V: Value>(states: &'s [S], value: impl Fn(&'s S) -> Option<V>) -> Column {
+    let mut column = ColumnBuilder::<Option<V>>::with_capacity(states.len());
+    states.iter().for_each(|state| column.push(value(state)));
+    column.finish()
+}
+
+fn whole(values: types::Values) -> Column {
+    Column { values, validity: Vec::new(), constant: false }
 }
 
 macro_rules! field {
-    ($($type:ty, $read:ty, |$item:ident| $own:expr;)*) => { $(
+    ($type:ty, $read:ty, |$item:ident| $own:expr, |$states:ident, $field:ident| $gather:expr) => {
         impl Field for $type {
             type Read = $read;
             #[inline(always)]
             fn own($item: <$read as Arg>::Item<'_>) -> Self {
                 $own
             }
+            fn gather<S>($states: &[S], $field: impl Fn(&S) -> &Self) -> Column {
+                $gather
+            }
         }
-    )* };
+    };
 }
 
-field! {
-    bool, bool, |item| item;
-    i64, i64, |item| item;
-    f64, f64, |item| item;
-    Timestamp, Timestamp, |item| item;
-    String, &'static str, |item| item.to_owned();
-    Vec<u8>, &'static [u8], |item| item.to_owned();
-    Option<bool>, Option<bool>, |item| item;
-    Option<i64>, Option<i64>, |item| item;
-    Option<f64>, Option<f64>, |item| item;
-    Option<Timestamp>, Option<Timestamp>, |item| item;
-    Option<String>, Option<&'static str>, |item| item.map(str::to_owned);
-    Option<Vec<u8>>, Option<&'static [u8]>, |item| item.map(<[u8]>::to_owned);
+macro_rules! plain_field {
+    ($type:ty, $datatype:ident, |$value:ident| $raw:expr) => {
+        // Collecting from an iterator of known length is a loop without checks; pushing is not.
+        field!($type, $type, |item| item, |states, field| {
+            let raw = |$value: $type| $raw;
+            whole(types::Values::$datatype(states.iter().map(|state| raw(*field(state))).collect()))
+        });
+        field!(Option<$type>, Option<$type>, |item| item, |states, field| nullable(states, |state| *field(state)));
+    };
 }
+
+macro_rules! owned_field {
+    ($type:ty, $borrowed:ty) => {
+        field!($type, &'static $borrowed, |item| item.into(), |states, field| {
+            let mut column = ColumnBuilder::<&$borrowed>::with_capacity(states.len());
+            states.iter().for_each(|state| column.push(field(state)));
+            column.finish()
+        });
+        field!(Option<$type>, Option<&'static $borrowed>, |item| item.map(Into::into), |states, field| {
+            nullable(states, |state| field(state).as_deref())
+        });
+    };
+}
+
+plain_field!(i64, Int64, |value| value);
+plain_field!(f64, Float64, |value| value);
+plain_field!(Timestamp, Timestamp, |value| value.0);
+owned_field!(String, str);
+owned_field!(Vec<u8>, [u8]);
+field!(bool, bool, |item| item, |states, field| {
+    let mut bits = BitmapBuilder::with_capacity(states.len());
+    states.iter().for_each(|state| bits.push(*field(state)));
+    whole(types::Values::Boolean(bits.finish()))
+});
+field!(Option<bool>, Option<bool>, |item| item, |states, field| nullable(states, |state| *field(state)));
 
 /// The reader of a field.
 pub type FieldReader<'a, F> = <<F as Field>::Read as Arg>::Reader<'a>;
@@ -137,11 +174,7 @@ macro_rules! state {
                 Ok(Self { $($field: <$type as $crate::state::Field>::own($crate::read::Read::get::<true>($field, row))),+ })
             }
             fn write(states: Vec<Self>) -> Result<Vec<$crate::types::Column>, String> {
-                $(let mut $field = $crate::write::ColumnBuilder::<$type>::with_capacity(states.len());)+
-                for state in states {
-                    $($field.push(state.$field);)+
-                }
-                Ok(vec![$($field.finish()),+])
+                Ok(vec![$(<$type as $crate::state::Field>::gather(&states, |state| &state.$field)),+])
             }
         }
     };

@@ -13,7 +13,7 @@ const HEAD: &str = "\
 //!
 //! Made by `guest-sdk/rust/bindgen`: don't edit, run `cargo run --release` there.
 //! The code is wit-bindgen's: its raw memory accesses are the canonical ABI of the component model.
-#![allow(unsafe_code, missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
+#![allow(unsafe_code, missing_docs, unused_qualifications, clippy::all, clippy::pedantic, clippy::unwrap_used)]
 ";
 
 fn bindings(wit: &Path) -> Result<String, Box<dyn std::error::Error>> {
