@@ -79,6 +79,11 @@ pub mod testing;
 pub mod text;
 pub mod write;
 
+// The examples in the README are tests too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use bindings::kindling::plugin::types;
 pub use plugin::Plugin;
 pub use read::Timestamp;
