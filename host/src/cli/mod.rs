@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod demo_events;
 mod demo_view;
 mod plugin;
 mod run;

@@ -7,9 +7,7 @@ use crate::ingest::{self, OpenOptions};
 use crate::limits::{GuestLimits, JobLimits};
 use crate::output::{self, CommitSpec};
 use crate::plan;
-use crate::plugin::engine::GuestEngine;
-use crate::plugin::set::PluginSet;
-use crate::plugin::watch::PluginWatcher;
+use crate::plugin::{GuestEngine, PluginSet, PluginWatcher};
 use crate::runtime::job::{self, Control, End, JobSpec, Observer};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::swap::Swapper;
@@ -110,7 +108,7 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
     let plan = plan::build(&pipeline, &plugins).map_err(|e| Error::new(Kind::Config, e.to_string()))?;
     let plan = Arc::new(plan);
     let (team, name) = (pipeline.team.clone(), pipeline.name.clone());
-    let open = OpenOptions { until_end: options.until_end, group: format!("kindling-{team}-{name}") };
+    let open = OpenOptions { until_end: options.until_end, group: format!("kindling-{team}-{name}"), now_ms: crate::time::now_ms() };
     let source = ingest::open(&pipeline.source, &open).map_err(|e| Error::new(e.kind(), e.to_string()))?;
     let commit = CommitSpec {
         team: team.clone(),

@@ -2,9 +2,7 @@
 
 use crate::error::{Error, Kind};
 use crate::limits::GuestLimits;
-use crate::plugin::engine::GuestEngine;
-use crate::plugin::load::Plugin;
-use crate::plugin::set::PluginSet;
+use crate::plugin::{GuestEngine, Plugin, PluginSet};
 use crate::runtime::scenario::Scenario;
 use clap::Args;
 use std::path::PathBuf;

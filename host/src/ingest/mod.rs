@@ -39,6 +39,17 @@ pub enum IngestError {
     DataLoss(String),
 }
 
+impl IngestError {
+    /// Who must act.
+    pub fn kind(&self) -> crate::error::Kind {
+        match self {
+            Self::Config(_) => crate::error::Kind::Config,
+            Self::External(_) => crate::error::Kind::External,
+            Self::DataLoss(_) => crate::error::Kind::Data,
+        }
+    }
+}
+
 /// A source of one job: its partitions, and readers over them.
 pub trait Source: Send {
     /// All partitions, in a fixed order; their index is what everything else calls them by.

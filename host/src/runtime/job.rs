@@ -282,7 +282,7 @@ impl ProgressClock {
 /// A plan whose new plugin version must prove itself.
 struct Probation {
     old: Arc<Plan>,
-    old_plugins: crate::plugin::set::PluginSet,
+    old_plugins: crate::plugin::PluginSet,
     candidate: Candidate,
     epochs_left: u32,
 }

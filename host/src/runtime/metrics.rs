@@ -2,6 +2,9 @@
 
 use crate::element::PartitionName;
 use crate::runtime::job::Committed;
+use crate::plugin::PluginSet;
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Counters and gauges of one job.
@@ -115,4 +118,34 @@ impl Metrics {
             }
         }
     }
+}
+
+/// Calls, rows, time and failures of guests by plugin and version, as they are now.
+///
+/// # Errors
+/// When a name is refused.
+pub fn plugin_families(plugins: &PluginSet) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let by = ["plugin", "version"];
+    let counter = |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), &by);
+    let calls = counter("kindling_guest_calls_total", "Calls of a guest.")?;
+    let rows = counter("kindling_guest_rows_total", "Rows (or states) of the calls.")?;
+    let nanos = counter("kindling_guest_nanoseconds_total", "Time within calls, the copying of columns among it.")?;
+    let failures = IntCounterVec::new(Opts::new("kindling_guest_failures_total", "Calls that failed, by kind."), &["plugin", "version", "kind"])?;
+    for plugin in plugins.plugins() {
+        let (name, version, stats) = (&*plugin.name, plugin.version.to_string(), plugin.stats.read());
+        calls.with_label_values(&[name, &version]).inc_by(stats.calls);
+        rows.with_label_values(&[name, &version]).inc_by(stats.rows);
+        nanos.with_label_values(&[name, &version]).inc_by(stats.nanos);
+        let kinds = [
+            ("refused", stats.refused),
+            ("trap", stats.traps),
+            ("timeout", stats.timeouts),
+            ("memory", stats.memory),
+            ("nonsense", stats.nonsense),
+        ];
+        for (kind, count) in kinds {
+            failures.with_label_values(&[name, &version, kind]).inc_by(count);
+        }
+    }
+    Ok([calls, rows, nanos, failures].iter().flat_map(Collector::collect).collect())
 }

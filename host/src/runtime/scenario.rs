@@ -10,8 +10,7 @@ use crate::limits::JobLimits;
 use crate::operator::FaultPolicy;
 use crate::output::{Change, Meta, OutRecord};
 use crate::plan::{self, Plan};
-use crate::plugin::load::Plugin;
-use crate::plugin::set::{PluginSet, compatible};
+use crate::plugin::{Plugin, PluginSet, compatible};
 use crate::runtime::core::{JobCore, Outcome, OutputFormat, Progress};
 use serde::Deserialize;
 use serde_json::Value;
@@ -276,7 +275,7 @@ fn swapped(
     plan: &Plan,
     plugin: Arc<Plugin>,
 ) -> Result<(PluginSet, Arc<Plan>), String> {
-    if let Some(old) = plugins.plugins().iter().find(|p| p.name == plugin.name) {
+    if let Some(old) = plugins.plugin(&plugin.name) {
         let used: Vec<String> = plan.guests.iter().filter(|g| g.plugin == *plugin.name).map(|g| g.function.clone()).collect();
         compatible(old, &plugin, &used)?;
     }

@@ -5,8 +5,7 @@
 
 use crate::config::spec::Pipeline;
 use crate::plan::Plan;
-use crate::plugin::set::{PluginSet, compatible};
-use crate::plugin::watch::PluginEvent;
+use crate::plugin::{Plugin, PluginEvent, PluginSet, PluginStatus, compatible};
 use crossbeam_channel::Receiver;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,6 +76,20 @@ impl Swapper {
         self.lock().plugins.clone()
     }
 
+    /// The plugins for `kindling plugins`: `live` where the pipeline calls them, else `loaded`; with the last reason why a newer version
+    /// was not taken.
+    pub fn statuses(&self) -> Vec<PluginStatus> {
+        let inner = self.lock();
+        let job = format!("{}/{}", self.pipeline.team, self.pipeline.name);
+        let status = |plugin: &Arc<Plugin>| {
+            let used = inner.plan.guests.iter().any(|g| g.plugin == *plugin.name);
+            let (state, uses) = if used { ("live", vec![job.clone()]) } else { ("loaded", Vec::new()) };
+            let last = inner.notes.iter().rev().find(|n| n.plugin == *plugin.name);
+            PluginStatus { problem: last.filter(|n| n.refused).map(|n| n.text.clone()), ..PluginStatus::of(plugin, state, uses) }
+        };
+        inner.running.plugins().map(status).collect()
+    }
+
     /// Notes, oldest first.
     pub fn notes(&self) -> Vec<Note> {
         self.lock().notes.iter().cloned().collect()
@@ -128,13 +141,13 @@ impl Swapper {
     }
 
     /// Makes a candidate of a plugin; whether the pipeline uses it.
-    fn prepare(&self, plugin: &Arc<crate::plugin::load::Plugin>) -> Result<bool, String> {
+    fn prepare(&self, plugin: &Arc<Plugin>) -> Result<bool, String> {
         let (plugins, plan) = {
             let inner = self.lock();
             (inner.plugins.clone(), Arc::clone(&inner.plan))
         };
         let used: Vec<String> = plan.guests.iter().filter(|g| g.plugin == *plugin.name).map(|g| g.function.clone()).collect();
-        if let Some(old) = plugins.plugins().iter().find(|p| p.name == plugin.name) {
+        if let Some(old) = plugins.plugin(&plugin.name) {
             compatible(old, plugin, &used)?;
         }
         let plugins = plugins.with(Arc::clone(plugin)).map_err(|p| p.text)?;

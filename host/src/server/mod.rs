@@ -1,7 +1,6 @@
 //! HTTP for people and Prometheus: `/metrics`, `/plugins`, `/healthz`. Read-only.
 
 use crate::error::{Error, Kind};
-use crate::plugin::status;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::swap::Swapper;
 use axum::http::{StatusCode, header};
@@ -36,17 +35,22 @@ pub fn serve(address: SocketAddr, metrics: Arc<Metrics>, swapper: Arc<Swapper>) 
     Ok(bound)
 }
 
-fn render(metrics: &Metrics, swapper: &Swapper) -> impl IntoResponse {
+fn render(metrics: &Metrics, swapper: &Swapper) -> impl IntoResponse + use<> {
     let mut families = metrics.registry.gather();
-    families.extend(crate::runtime::metrics::plugin_families(&swapper.plugins()));
     let mut text = Vec::new();
-    match TextEncoder::new().encode(&families, &mut text) {
+    let written = crate::runtime::metrics::plugin_families(&swapper.plugins()).and_then(|guests| {
+        families.extend(guests);
+        TextEncoder::new().encode(&families, &mut text)
+    });
+    match written {
         Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string().into_bytes()),
     }
 }
 
-fn plugins(swapper: &Swapper) -> impl IntoResponse {
-    let body = serde_json::json!({ "plugins": status::of(&swapper.plugins()), "notes": swapper.notes() });
-    ([(header::CONTENT_TYPE, "application/json")], body.to_string())
+fn plugins(swapper: &Swapper) -> impl IntoResponse + use<> {
+    match serde_json::to_string(&swapper.statuses()) {
+        Ok(body) => (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string()),
+    }
 }
