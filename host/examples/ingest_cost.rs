@@ -1,22 +1,32 @@
 //! What reading a Kafka topic costs: rows/s and CPU seconds per million rows of this process, to the topic's end.
 //!
 //! Measured: `KafkaSource` with one reader a thread, alone and with decoding of four JSON fields. Not measured: anything after.
-//! `cargo run --release --example ingest_cost -- host:port topic readers decode|drain`
+//! `cargo run --release --example ingest_cost -- host:port topic readers decode|drain`, after `... host:port topic ROWS fill`, which makes
+//! the topic (4 partitions, lz4).
 
 use kindling::config::spec::{KafkaSourceSpec, SourceSpec, StartingOffsets};
 use kindling::element::PartitionName;
 use kindling::ingest::decode::Decoder;
 use kindling::ingest::{OpenOptions, Reader, open};
 use kindling::plan::{DecodeField, FieldSource, OutputType, PathStep};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::time::{Duration, Instant};
+
+mod rows;
 
 const POLL_ROWS: usize = 8_192;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [brokers, topic, readers, mode] = args.as_slice() else {
-        return Err("usage: ingest_cost host:port topic readers decode|drain".into());
+        return Err("usage: ingest_cost host:port topic readers decode|drain|fill".into());
     };
+    if mode == "fill" {
+        return fill(brokers, topic, readers.parse()?);
+    }
     let spec = SourceSpec::Kafka(KafkaSourceSpec {
         properties: [("bootstrap.servers".into(), brokers.clone())].into(),
         topic: topic.clone(),
@@ -76,6 +86,26 @@ fn read(mut reader: Box<dyn Reader>, mut open: usize, partitions: &[PartitionNam
     }
     assert!(faults.is_empty(), "{:?}", faults[0]);
     (rows, batches)
+}
+
+fn fill(brokers: &str, topic: &str, rows: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers);
+    let admin: AdminClient<DefaultClientContext> = config.create()?;
+    let new = NewTopic::new(topic, 4, TopicReplication::Fixed(1));
+    tokio::runtime::Builder::new_current_thread().build()?.block_on(admin.create_topics(&[new], &AdminOptions::new()))?;
+    config.set("compression.type", "lz4").set("linger.ms", "50").set("batch.size", "262144").set("batch.num.messages", "100000");
+    let producer: BaseProducer = config.create()?;
+    for i in 0..rows {
+        let value = rows::row(i);
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition((i % 4) as i32).payload(&value);
+        while let Err((_, back)) = producer.send(record) {
+            producer.poll(Duration::from_millis(5));
+            record = back;
+        }
+    }
+    producer.flush(Duration::from_secs(60))?;
+    Ok(())
 }
 
 /// User and system CPU seconds of this process (Linux), in ticks of 10 ms.

@@ -50,7 +50,7 @@ fn topic(name: &str, partitions: i32) -> String {
 
 fn producer(transactional_id: Option<&str>) -> BaseProducer {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers()).set("linger.ms", "1");
+    config.set("bootstrap.servers", brokers()).set("linger.ms", "1").set("batch.num.messages", "100");
     if let Some(id) = transactional_id {
         config.set("transactional.id", id);
     }
@@ -375,7 +375,7 @@ fn records_that_go_while_the_job_reads() {
         {
             spec.properties.insert(name.into(), value.into());
         }
-        (0..100).for_each(|i| send(&producer, &topic, 0, i * 100..i * 100 + 100));
+        send(&producer, &topic, 0, 0..10_000);
         let mut source = KafkaSource::open(&spec, &options(false)).unwrap();
         let mut readers = source.readers(&[0], 1).unwrap();
         let mut seen = Seen::default();
