@@ -1,4 +1,5 @@
 //! The Kafka source against a real broker, `KINDLING_BROKERS=host:port` (tests/run starts one).
+#![allow(clippy::unwrap_used)] // A test's helpers may panic too.
 
 use kindling::config::spec::{KafkaSourceSpec, StartingOffsets};
 use kindling::element::{OwnedRecord, RawBatch};

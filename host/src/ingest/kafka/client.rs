@@ -155,7 +155,9 @@ impl Client {
     pub(super) fn committed(&self, partitions: &[i32]) -> Result<Vec<Option<i64>>, IngestError> {
         self.ask("committed offsets of the consumer group", || {
             let mut list = TopicPartitionList::new();
-            partitions.iter().for_each(|p| drop(list.add_partition(&self.topic, *p)));
+            for partition in partitions {
+                list.add_partition(&self.topic, *partition);
+            }
             let list = self.consumer.committed_offsets(list, TRY)?;
             let offset = |p: &i32| {
                 let Some(found) = list.find_partition(&self.topic, *p) else { return Ok(None) };
