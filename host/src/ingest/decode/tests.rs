@@ -308,7 +308,7 @@ fn random_json(rng: &mut Rng, depth: u32, out: &mut String) {
                 }
                 random_json(rng, depth + 1, out);
             }
-            out.push_str("]");
+            out.push(']');
         }
         _ => {
             out.push('{');

@@ -19,18 +19,29 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Events (errors, log lines) are served this often, so many at a time.
 const SERVE_EVERY: Duration = Duration::from_millis(100);
 const SERVE_EVENTS: usize = 32;
+/// Between two looks whether a silent topic still exists, and once it seemed gone.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+const CHECK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A consumer of one topic. Lives as long as anything that came out of it.
 pub(super) struct Client {
     consumer: BaseConsumer<Context>,
     topic: String,
     served: Mutex<Option<Instant>>,
+    existence: Mutex<Existence>,
+}
+
+/// Whether the topic is still there.
+struct Existence {
+    checked: Instant,
+    unknown_since: Option<Instant>,
 }
 
 impl Client {
     pub(super) fn new(config: &ClientConfig, topic: &str) -> Result<Self, IngestError> {
         let consumer = config.create_with_context(Context::default()).map_err(properties::refused)?;
-        Ok(Self { consumer, topic: topic.into(), served: Mutex::new(None) })
+        let existence = Mutex::new(Existence { checked: Instant::now(), unknown_since: None });
+        Ok(Self { consumer, topic: topic.into(), served: Mutex::new(None), existence })
     }
 
     pub(super) fn topic(&self) -> &str {
@@ -114,18 +125,39 @@ impl Client {
         self.consumer.fetch_watermarks(&self.topic, partition, TRY).ok()
     }
 
-    /// Whether the broker says, now, that it does not know the topic.
-    pub(super) fn topic_is_gone(&self) -> bool {
+    /// Looks, now and then, whether the topic still exists: librdkafka itself is silent about one that was deleted. To be called when
+    /// nothing comes.
+    ///
+    /// # Errors
+    /// When the brokers have not known the topic for [`KAFKA_UNKNOWN_TOPIC`].
+    pub(super) fn check_topic(&self) -> Result<(), IngestError> {
+        let Ok(mut existence) = self.existence.try_lock() else { return Ok(()) };
+        let every = if existence.unknown_since.is_some() { CHECK_AGAIN } else { CHECK_EVERY };
+        if existence.checked.elapsed() < every {
+            return Ok(());
+        }
+        existence.checked = Instant::now();
         let gone = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-        let metadata = self.consumer.fetch_metadata(Some(&self.topic), TRY);
-        metadata.is_ok_and(|m| m.topics().iter().any(|t| t.name() == self.topic && t.error() == Some(gone)))
+        // A broker that is away says nothing either way.
+        let Ok(metadata) = self.consumer.fetch_metadata(Some(&self.topic), CHECK_AGAIN) else { return Ok(()) };
+        if metadata.topics().iter().any(|t| t.name() == self.topic && t.error() == Some(gone)) {
+            let since = *existence.unknown_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= KAFKA_UNKNOWN_TOPIC {
+                return Err(IngestError::Config(format!("topic `{}` is gone: was it deleted while the job ran?", self.topic)));
+            }
+        } else {
+            existence.unknown_since = None;
+        }
+        Ok(())
     }
 
     /// The group's committed offset of each of `partitions`.
     pub(super) fn committed(&self, partitions: &[i32]) -> Result<Vec<Option<i64>>, IngestError> {
         self.ask("committed offsets of the consumer group", || {
             let mut list = TopicPartitionList::new();
-            partitions.iter().for_each(|p| drop(list.add_partition(&self.topic, *p)));
+            for partition in partitions {
+                list.add_partition(&self.topic, *partition);
+            }
             let list = self.consumer.committed_offsets(list, TRY)?;
             let offset = |p: &i32| {
                 let Some(found) = list.find_partition(&self.topic, *p) else { return Ok(None) };
@@ -261,7 +293,8 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if let Some(code) = error.rdkafka_error_code() {
+        // "All brokers are down" follows what says why.
+        if let Some(code) = error.rdkafka_error_code().filter(|c| *c != RDKafkaErrorCode::AllBrokersDown) {
             self.state.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some((code, reason.to_owned()));
         }
         self.warn(reason);

@@ -8,7 +8,9 @@ use rdkafka::error::KafkaError;
 use std::collections::BTreeMap;
 
 /// Used where the user says nothing; the names after the first are its aliases.
-const DEFAULTS: [(&[&str], &str); 5] = [
+const DEFAULTS: [(&[&str], &str); 6] = [
+    // What a broker's operator sees in its log and quotas.
+    (&["client.id"], "kindling"),
     (&["isolation.level"], "read_committed"),
     // The default of 1,000 ms leaves a fast consumer idle whenever its queue was full once.
     (&["fetch.queue.backoff.ms"], "10"),

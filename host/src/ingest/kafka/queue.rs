@@ -180,10 +180,15 @@ impl PartitionQueue {
 
     /// Takes what is there, at most `rows`, without waiting, to the end of `messages`.
     pub(super) fn take(&self, rows: usize, messages: &mut Vec<Message>) {
-        messages.reserve(rows);
-        let room = messages.spare_capacity_mut();
-        // SAFETY: `Message` is a non-null pointer; librdkafka fills the first `n` of at least `rows` places with such.
+        // SAFETY: the queue is valid until `drop`. `Message` is a non-null pointer; librdkafka fills the first `n` of at least `rows`
+        // places with such.
         unsafe {
+            let rows = rows.min(sys::rd_kafka_queue_length(self.queue.as_ptr()));
+            if rows == 0 {
+                return;
+            }
+            messages.reserve(rows);
+            let room = messages.spare_capacity_mut();
             let n = sys::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, room.as_mut_ptr().cast(), rows);
             messages.set_len(messages.len() + usize::try_from(n).unwrap_or(0));
         }

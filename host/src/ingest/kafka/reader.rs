@@ -95,6 +95,9 @@ impl Reader for KafkaReader {
                 || !polled.at_end.is_empty()
                 || !polled.finished.is_empty()
                 || polled.skipped_offsets > 0;
+            if !news {
+                self.client.check_topic()?;
+            }
             if news || left.is_zero() {
                 return Ok(polled);
             }
@@ -151,11 +154,6 @@ impl Place {
             RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
                 self.refused = Some(Instant::now());
                 Ok(())
-            }
-            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition
-                if client.topic_is_gone() =>
-            {
-                Err(IngestError::Config(say("the topic is gone; was it deleted?")))
             }
             code if lasting(code) => Err(IngestError::Config(say("the broker refuses"))),
             // Bytes that don't read back: going on would leave them out in silence.
