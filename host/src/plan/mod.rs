@@ -1,6 +1,19 @@
 //! A pipeline with its functions found, its expressions typed and its columns pruned: what a job runs. Immutable: a swap of a plugin
 //! makes another plan.
 
+mod aggregate;
+mod explain;
+mod expression;
+mod functions;
+mod logical;
+mod lower;
+mod stage;
+#[cfg(test)]
+mod tests;
+
+pub use explain::explain;
+pub use logical::build;
+
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;

@@ -1,0 +1,311 @@
+//! `window_aggregate`: the columns that reach the aggregation, its functions, and what its results look like.
+
+use super::expression::{Planner, constant, reason, type_name};
+use super::stage::{Stage, check_name, named};
+use super::{AggregatePlan, WindowPlan, timestamp_type};
+use crate::config::spec::{AggregationSpec, Place, Placed, WindowAggregateSpec};
+use crate::limits::ROW_COLUMN;
+use crate::plugin::FunctionKind;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::ScalarValue;
+use datafusion::error::Result;
+use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
+use datafusion::logical_expr::{AggregateUDF, Expr, cast};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
+use datafusion::physical_expr::expressions::{Column, Literal};
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Column of the plugins' versions in results.
+pub(super) const VERSIONS: &str = "plugin_versions";
+/// Start of a result's window.
+pub(super) const WINDOW_START: &str = "window_start";
+/// End of a result's window.
+pub(super) const WINDOW_END: &str = "window_end";
+
+/// Columns that reach the aggregation, each once.
+#[derive(Default)]
+struct Inputs {
+    columns: Vec<(String, Expr)>,
+}
+
+impl Inputs {
+    /// Index of the column with the value of `expr`; it is called `name` when it is new.
+    fn index(&mut self, expr: Expr, name: &str) -> usize {
+        if let Some(i) = self.columns.iter().position(|(_, e)| *e == expr) {
+            return i;
+        }
+        self.columns.push((name.to_owned(), expr));
+        self.columns.len() - 1
+    }
+}
+
+enum Argument {
+    Column(usize),
+    Constant(ScalarValue),
+}
+
+/// An aggregate before the schema of its input is known.
+struct Draft<'a> {
+    spec: &'a AggregationSpec,
+    udf: Arc<AggregateUDF>,
+    arguments: Vec<Argument>,
+    filter: Option<usize>,
+}
+
+/// Ends `stage` with the projection that feeds the aggregation, and plans the aggregation. `decoded_event_time` and `plugin_versions`
+/// are left to the caller. The second value is what stored state depends on.
+///
+/// # Errors
+/// DataFusion's, where no fault of the pipeline explains it.
+pub(super) fn window(
+    planner: &mut Planner<'_>,
+    stage: &mut Stage,
+    spec: &WindowAggregateSpec,
+    with_versions: bool,
+) -> Result<(WindowPlan, String)> {
+    let mut inputs = Inputs::default();
+    let mut names = HashSet::new();
+    let event_time = event_time(planner, stage, &spec.timestamp_column, &mut inputs);
+    let keys: Vec<usize> = spec.keys.iter().filter_map(|key| self::key(planner, stage, key, &mut inputs, &mut names)).collect();
+    for reserved in [WINDOW_START, WINDOW_END].into_iter().chain(with_versions.then_some(VERSIONS)) {
+        if let Some(key) = spec.keys.iter().find(|k| k.value == reserved) {
+            planner.fault(key.place, format!("`{reserved}` is a column of every result; rename the key with a project before"));
+        }
+        names.insert(reserved.to_owned());
+    }
+    let mut drafts = Vec::new();
+    for (i, aggregation) in spec.aggregations.iter().enumerate() {
+        let is_named = check_name(planner, &aggregation.output, &mut names);
+        drafts.push((is_named, aggregation, draft(planner, stage, aggregation, i, &mut inputs)));
+    }
+    let mut exprs: Vec<Expr> = inputs.columns.into_iter().map(|(name, expr)| named(expr, &name)).collect();
+    exprs.push(stage.column(ROW_COLUMN)?);
+    stage.replace(exprs)?;
+    let input: SchemaRef = Arc::new(stage.schema().as_arrow().clone());
+
+    let mut fields: Vec<Field> = keys.iter().map(|k| bare(input.field(*k))).collect();
+    fields.extend([WINDOW_START, WINDOW_END].map(|n| Field::new(n, timestamp_type(), false)));
+    let mut layout = layout_of_windows(spec, &fields[..keys.len()]);
+    let mut aggregates = Vec::new();
+    for (is_named, spec, draft) in drafts {
+        let made = draft.and_then(|d| function(planner, &d, &input).map(|f| (d, f)));
+        // An aggregate at fault goes on as a column of nulls, so that what uses it is not at fault too.
+        let data_type = made.as_ref().map_or(DataType::Null, |(_, f)| f.field().data_type().clone());
+        if is_named {
+            fields.push(Field::new(&spec.output.value, data_type, true));
+        }
+        if let Some((draft, function)) = made {
+            describe(planner, &mut layout, &draft, &function)?;
+            aggregates.push(AggregatePlan { function: Arc::new(function), filter: draft.filter });
+        }
+    }
+    if with_versions {
+        fields.push(Field::new(VERSIONS, DataType::Utf8, false));
+    }
+    let duration = duration(planner, &spec.duration);
+    let slide = spec.slide.as_ref().map_or(duration, |s| self::duration(planner, s));
+    if let Some(placed) = spec.slide.as_ref().filter(|_| slide > duration) {
+        planner.fault(placed.place, "the slide is longer than the window, so rows between two windows would be lost; make it at most the duration");
+    }
+    let window = WindowPlan {
+        event_time: event_time.unwrap_or(0),
+        decoded_event_time: None,
+        duration,
+        slide,
+        offset: spec.offset,
+        out_of_orderness: spec.watermark.value,
+        allowed_lateness: spec.allowed_lateness,
+        keys,
+        aggregates,
+        result: Arc::new(Schema::new(fields)),
+        plugin_versions: None,
+    };
+    Ok((window, layout))
+}
+
+fn duration(planner: &mut Planner<'_>, placed: &Placed<Duration>) -> Duration {
+    if placed.value.as_millis() == 0 {
+        planner.fault(placed.place, "a window needs a length of at least a millisecond");
+    }
+    placed.value
+}
+
+fn event_time(planner: &mut Planner<'_>, stage: &Stage, name: &Placed<String>, inputs: &mut Inputs) -> Option<usize> {
+    let column = planner.column(name, stage.schema())?;
+    match column.data_type {
+        t if t == timestamp_type() => Some(inputs.index(column.expr, &name.value)),
+        // Null: a column at fault, or one that never has a value.
+        DataType::Timestamp(..) | DataType::Null => Some(inputs.index(cast(column.expr, timestamp_type()), "__event_time")),
+        other => {
+            let message = format!(
+                "the event time `{}` is {}, not a timestamp; parse it with outputType milliToTimestamp, secondToTimestamp, \
+                 microToTimestamp or timestamp",
+                name.value,
+                type_name(&other)
+            );
+            planner.fault(name.place, message);
+            None
+        }
+    }
+}
+
+fn key(
+    planner: &mut Planner<'_>,
+    stage: &Stage,
+    key: &Placed<String>,
+    inputs: &mut Inputs,
+    names: &mut HashSet<String>,
+) -> Option<usize> {
+    let column = planner.column(key, stage.schema())?;
+    check_name(planner, key, names).then(|| inputs.index(column.expr, &key.value))
+}
+
+fn draft<'a>(
+    planner: &mut Planner<'_>,
+    stage: &Stage,
+    spec: &'a AggregationSpec,
+    number: usize,
+    inputs: &mut Inputs,
+) -> Option<Draft<'a>> {
+    let udf = aggregate(planner, &spec.reducer);
+    let columns: Vec<_> = spec.columns.iter().map(|c| planner.column(c, stage.schema())).collect();
+    let filter = match &spec.filter {
+        None => None,
+        Some(text) => Some(planner.predicate(text, stage.schema())?),
+    };
+    let (udf, columns) = (udf?, columns.into_iter().collect::<Option<Vec<_>>>()?);
+    let mut constants: Vec<ScalarValue> = spec.arguments.iter().map(|a| constant(&a.value)).collect();
+    if columns.is_empty() && constants.is_empty() {
+        if udf.name() != "count" {
+            planner.fault(spec.reducer.place, format!("`{}` needs a column: give it inputColumns", udf.name()));
+            return None;
+        }
+        constants.push(ScalarValue::Int64(Some(1)));
+    }
+    let types = columns.iter().map(|c| c.data_type.clone()).chain(constants.iter().map(ScalarValue::data_type));
+    let found: Vec<FieldRef> = types.map(|t| Arc::new(Field::new("argument", t, true))).collect();
+    let wanted = match fields_with_udf(&found, udf.as_ref()) {
+        Ok(wanted) => wanted,
+        Err(e) => {
+            planner.fault(spec.reducer.place, format!("`{}` can't be called so: {}", udf.name(), reason(&e)));
+            return None;
+        }
+    };
+    let mut arguments = Vec::new();
+    for (i, (column, field)) in columns.into_iter().zip(&wanted).enumerate() {
+        arguments.push(Argument::Column(if column.data_type == *field.data_type() {
+            let name = &spec.columns[i].value;
+            inputs.index(column.expr, name)
+        } else {
+            inputs.index(cast(column.expr, field.data_type().clone()), &format!("__argument{number}_{i}"))
+        }));
+    }
+    for (value, field) in constants.into_iter().zip(&wanted[arguments.len()..]) {
+        let place = spec.arguments.first().map_or(spec.reducer.place, |a| a.place);
+        match value.cast_to(field.data_type()) {
+            Ok(value) => arguments.push(Argument::Constant(value)),
+            Err(e) => {
+                planner.fault(place, format!("the argument {value} of `{}` can't be {}: {}", udf.name(), field.data_type(), reason(&e)));
+                return None;
+            }
+        }
+    }
+    let filter = filter.map(|f| inputs.index(cast(f, DataType::Boolean), &format!("__where{number}")));
+    Some(Draft { spec, udf, arguments, filter })
+}
+
+/// The aggregate of a name.
+fn aggregate(planner: &mut Planner<'_>, reducer: &Placed<String>) -> Option<Arc<AggregateUDF>> {
+    let name = &reducer.value;
+    let known = planner.state.aggregate_functions();
+    if let Some(udf) = known.get(name).or_else(|| known.get(&name.to_lowercase())) {
+        let udf = Arc::clone(udf);
+        planner.note_guest(udf.name(), |kind| kind == FunctionKind::Aggregate);
+        return Some(udf);
+    }
+    if planner.state.scalar_functions().contains_key(name) {
+        let what = match planner.functions.guest(name) {
+            Some((FunctionKind::Filter, _)) => "a filter",
+            _ => "a scalar function",
+        };
+        planner.fault(reducer.place, format!("`{name}` is {what}, not an aggregate; use it in a filter or project before"));
+        return None;
+    }
+    let names: Vec<String> = known.keys().cloned().collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    planner.unknown_function(reducer.place, "reducer", name, &names);
+    None
+}
+
+/// The function of a draft over `input`, once it has shown that it can accumulate.
+fn function(planner: &mut Planner<'_>, draft: &Draft<'_>, input: &SchemaRef) -> Option<AggregateFunctionExpr> {
+    let physical = |a: &Argument| -> Arc<dyn PhysicalExpr> {
+        match a {
+            Argument::Column(i) => Arc::new(Column::new(input.field(*i).name(), *i)),
+            Argument::Constant(v) => Arc::new(Literal::new(v.clone())),
+        }
+    };
+    let spec = draft.spec;
+    let made = AggregateExprBuilder::new(Arc::clone(&draft.udf), draft.arguments.iter().map(physical).collect())
+        .schema(Arc::clone(input))
+        .alias(&spec.output.value)
+        .with_distinct(spec.distinct)
+        .build();
+    let tried = made.and_then(|f| {
+        if f.groups_accumulator_supported() {
+            f.create_groups_accumulator()?;
+        } else {
+            f.create_accumulator()?;
+        }
+        Ok(f)
+    });
+    match tried {
+        Ok(function) => Some(function),
+        Err(e) => {
+            let distinct = if spec.distinct { " with distinct" } else { "" };
+            let place: Place = spec.reducer.place;
+            planner.fault(place, format!("`{}`{distinct} can't be used so: {}", draft.udf.name(), reason(&e)));
+            None
+        }
+    }
+}
+
+fn bare(field: &Field) -> Field {
+    Field::new(field.name(), field.data_type().clone(), true)
+}
+
+fn layout_of_windows(spec: &WindowAggregateSpec, keys: &[Field]) -> String {
+    let mut layout = "keys:".to_owned();
+    for key in keys {
+        let _ = write!(layout, " {} {}", key.name(), key.data_type());
+    }
+    let slide = spec.slide.as_ref().map_or(spec.duration.value, |s| s.value);
+    let (duration, offset) = (spec.duration.value.as_millis(), spec.offset.as_millis());
+    let _ = write!(layout, "\nwindow: {duration} ms every {} ms from {offset} ms", slide.as_millis());
+    layout
+}
+
+fn describe(planner: &Planner<'_>, layout: &mut String, draft: &Draft<'_>, function: &AggregateFunctionExpr) -> Result<()> {
+    let distinct = if draft.spec.distinct { "distinct " } else { "" };
+    let name = draft.udf.name();
+    let state: Vec<String> = function.state_fields()?.iter().map(|f| f.data_type().to_string()).collect();
+    let constants: Vec<String> = draft
+        .arguments
+        .iter()
+        .filter_map(|a| match a {
+            Argument::Constant(v) => Some(v.to_string()),
+            Argument::Column(_) => None,
+        })
+        .collect();
+    let _ = write!(layout, "\n{}: {distinct}{name}({}) state {}", draft.spec.output.value, constants.join(", "), state.join(", "));
+    if planner.functions.guest(name).is_some_and(|(kind, _)| kind == FunctionKind::Aggregate)
+        && let Some(guest) = planner.functions.layout_of(name)
+    {
+        let _ = write!(layout, " of {guest}");
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! A plan for people: what is decoded, where each guest runs, panes, state. Never a connection's properties, which may be secrets.
+
+use super::logical::decoded_type;
+use super::{DecodeField, FieldSource, OutputType, PathStep, Plan, Step, WindowPlan};
+use crate::config::spec::{Operation, Pipeline, SinkSpec, SourceSpec};
+use crate::limits::{ROW_COLUMN, STATE_SHARDS};
+use crate::plugin::GuestUse;
+use crate::time::format_duration;
+use arrow::datatypes::Schema;
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
+use serde::Serialize;
+use std::fmt::{Result as FmtResult, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A plan in words.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// `team/name`.
+    pub pipeline: String,
+    /// Where records come from.
+    pub source: String,
+    /// Columns that are decoded: name, type, where from.
+    pub decode: Vec<String>,
+    /// Columns that the file parses and nothing uses.
+    pub pruned: Vec<String>,
+    /// Steps before the aggregation, or all.
+    pub before: Vec<String>,
+    /// The aggregation: windows, panes, keys, aggregates.
+    pub aggregation: Vec<String>,
+    /// What is stored.
+    pub state: Vec<String>,
+    /// Steps over the results.
+    pub after: Vec<String>,
+    /// Guests: function, plugin, version, hash, where it runs.
+    pub guests: Vec<String>,
+    /// Columns of the output: name and type.
+    pub output: Vec<String>,
+    /// Where results, late rows and rejects go, and the key of the records.
+    pub sinks: Vec<String>,
+}
+
+/// A plan as text.
+pub fn explain(plan: &Plan, pipeline: &Pipeline) -> String {
+    let mut text = String::new();
+    // Writing to a String never fails.
+    let _ = write_text(&Explanation::of(plan, pipeline), &mut text);
+    text
+}
+
+fn write_text(e: &Explanation, out: &mut String) -> FmtResult {
+    writeln!(out, "pipeline  {}\nsource    {}", e.pipeline, e.source)?;
+    let parts: [(&str, &[String]); 9] = [
+        ("decode", &e.decode),
+        ("not decoded, as nothing uses it", &e.pruned),
+        (if e.aggregation.is_empty() { "steps" } else { "steps before the aggregation" }, &e.before),
+        ("aggregation", &e.aggregation),
+        ("state", &e.state),
+        ("steps over the results", &e.after),
+        ("guests", &e.guests),
+        ("output", &e.output),
+        ("sinks", &e.sinks),
+    ];
+    for (title, lines) in parts.into_iter().filter(|(_, lines)| !lines.is_empty()) {
+        writeln!(out, "\n{title}")?;
+        for line in lines {
+            writeln!(out, "  {line}")?;
+        }
+    }
+    Ok(())
+}
+
+impl Explanation {
+    /// Puts a plan into words.
+    pub fn of(plan: &Plan, pipeline: &Pipeline) -> Self {
+        Self {
+            pipeline: format!("{}/{} {}", pipeline.team, pipeline.name, pipeline.version).trim_end().to_owned(),
+            source: source(&pipeline.source),
+            decode: plan.decode.iter().map(|f| format!("{}: {} from {}", f.name, decoded_type(&f.from), from(f))).collect(),
+            pruned: pruned(plan, pipeline),
+            before: plan.pre.iter().map(step).collect(),
+            aggregation: plan.window.as_ref().map_or_else(Vec::new, |w| aggregation(plan, w)),
+            state: plan.window.as_ref().map_or_else(|| vec!["none".to_owned()], state),
+            after: plan.post.iter().map(step).collect(),
+            guests: plan.guests.iter().map(|g| guest(plan, g)).collect(),
+            output: columns(&plan.output),
+            sinks: sinks(plan, pipeline),
+        }
+    }
+}
+
+fn columns(schema: &Schema) -> Vec<String> {
+    schema.fields().iter().map(|f| format!("{}: {}", f.name(), f.data_type())).collect()
+}
+
+fn source(source: &SourceSpec) -> String {
+    match source {
+        SourceSpec::Kafka(kafka) => format!("Kafka topic {}", kafka.topic),
+        SourceSpec::File { path } => format!("files {path}"),
+        SourceSpec::Stdin => "standard input".to_owned(),
+        SourceSpec::Generate(g) => format!("generated events, seed {}, {} partitions", g.seed, g.partitions),
+    }
+}
+
+fn sink(sink: &SinkSpec) -> String {
+    match sink {
+        SinkSpec::Kafka { topic, .. } => format!("Kafka topic {topic}"),
+        SinkSpec::File { path } => format!("file {path}"),
+        SinkSpec::Stdout => "standard output".to_owned(),
+        SinkSpec::Discard => "nowhere, counted only".to_owned(),
+    }
+}
+
+fn sinks(plan: &Plan, pipeline: &Pipeline) -> Vec<String> {
+    let keys: Vec<&str> = plan.output_keys.iter().map(|k| plan.output.field(*k).name().as_str()).collect();
+    let keyed = if keys.is_empty() { "records without a key".to_owned() } else { format!("keyed by {}", keys.join(", ")) };
+    let side = |spec: &Option<SinkSpec>| spec.as_ref().map_or_else(|| "nowhere, counted only".to_owned(), sink);
+    let mut lines = vec![format!("results: {}, {keyed}", sink(&pipeline.sink))];
+    if plan.window.is_some() {
+        lines.push(format!("late: {}", side(&pipeline.late)));
+    }
+    lines.push(format!("rejects: {}", side(&pipeline.rejects)));
+    lines
+}
+
+fn from(field: &DecodeField) -> String {
+    match &field.from {
+        FieldSource::Json { in_key, path, output } => {
+            let column = if *in_key { "key" } else { "value" };
+            format!("{column} at {} as {}", path_text(path), output_name(*output))
+        }
+        FieldSource::Key => "the record's key".to_owned(),
+        FieldSource::Value => "the record's value".to_owned(),
+        FieldSource::Topic => "the record's topic".to_owned(),
+        FieldSource::Partition => "the record's partition".to_owned(),
+        FieldSource::Offset => "the record's offset".to_owned(),
+        FieldSource::Timestamp => "the record's timestamp".to_owned(),
+        FieldSource::Headers => "the record's headers".to_owned(),
+    }
+}
+
+fn path_text(path: &[PathStep]) -> String {
+    let mut text = "$".to_owned();
+    for step in path {
+        let _ = match step {
+            PathStep::Member(name) => write!(text, ".{name}"),
+            PathStep::Index(i) => write!(text, "[{i}]"),
+        };
+    }
+    text
+}
+
+fn output_name(output: OutputType) -> &'static str {
+    match output {
+        OutputType::String => "string",
+        OutputType::Long => "long",
+        OutputType::Double => "double",
+        OutputType::Boolean => "boolean",
+        OutputType::Timestamp => "timestamp",
+        OutputType::MilliToTimestamp => "milliToTimestamp",
+        OutputType::SecondToTimestamp => "secondToTimestamp",
+        OutputType::MicroToTimestamp => "microToTimestamp",
+        OutputType::Json => "json",
+    }
+}
+
+fn pruned(plan: &Plan, pipeline: &Pipeline) -> Vec<String> {
+    let parses = pipeline.operations.iter().filter_map(|o| match &o.value {
+        Operation::Parse(parse) => Some(&parse.columns),
+        _ => None,
+    });
+    let names = parses.flatten().map(|c| c.name.value.clone());
+    names.filter(|n| !plan.decode.iter().any(|f| f.name == *n)).collect()
+}
+
+fn step(step: &Step) -> String {
+    match step {
+        Step::Filter(predicate) => format!("filter {predicate}"),
+        Step::Project(exprs, schema) => {
+            let shown = schema.fields().iter().zip(exprs).filter(|(f, _)| f.name() != ROW_COLUMN);
+            let columns: Vec<String> = shown.map(|(f, e)| format!("{} = {e}", f.name())).collect();
+            format!("project {}", columns.join(", "))
+        }
+    }
+}
+
+/// Schema that reaches the aggregation.
+fn input(plan: &Plan) -> &Schema {
+    let last = plan.pre.iter().rev().find_map(|s| match s {
+        Step::Project(_, schema) => Some(schema),
+        Step::Filter(_) => None,
+    });
+    last.unwrap_or(&plan.decoded)
+}
+
+fn aggregation(plan: &Plan, window: &WindowPlan) -> Vec<String> {
+    let assigner = window.assigner();
+    let pane = assigner.pane_length().max(1);
+    let panes = assigner.duration() / pane;
+    let length = format_duration(window.duration);
+    let kind = if window.slide == window.duration {
+        format!("tumbling windows of {length}")
+    } else {
+        format!("windows of {length}, one each {}", format_duration(window.slide))
+    };
+    let input = input(plan);
+    let mut lines = vec![
+        format!("{kind} over {}", input.field(window.event_time).name()),
+        format!("panes of {}, {panes} a window", format_duration(Duration::from_millis(pane.unsigned_abs()))),
+        format!("watermark {} behind the latest event of a partition", format_duration(window.out_of_orderness)),
+    ];
+    if !window.allowed_lateness.is_zero() {
+        lines.push(format!("windows stay open {} after their end", format_duration(window.allowed_lateness)));
+    }
+    let names: Vec<&str> = window.keys.iter().map(|k| input.field(*k).name().as_str()).collect();
+    lines.push(if names.is_empty() { "one group".to_owned() } else { format!("grouped by {}", names.join(", ")) });
+    for aggregate in &window.aggregates {
+        let function = &aggregate.function;
+        let arguments: Vec<String> = function.expressions().iter().map(ToString::to_string).collect();
+        let distinct = if function.is_distinct() { "distinct " } else { "" };
+        let filter = aggregate.filter.map_or_else(String::new, |f| format!(" where {}@{f}", input.field(f).name()));
+        lines.push(format!("{} = {}({distinct}{}){filter}", function.name(), function.fun().name(), arguments.join(", ")));
+    }
+    lines
+}
+
+fn state(window: &WindowPlan) -> Vec<String> {
+    let keys = window.result.fields().iter().take(window.keys.len());
+    let keys: Vec<String> = keys.map(|f| format!("{} {}", f.name(), f.data_type())).collect();
+    let key = if keys.is_empty() { "pane".to_owned() } else { format!("pane, {}", keys.join(", ")) };
+    let mut lines = vec![format!("a slot for each {key}; {STATE_SHARDS} shards")];
+    for aggregate in &window.aggregates {
+        let fields = aggregate.function.state_fields().unwrap_or_default();
+        let types: Vec<String> = fields.iter().map(|f| f.data_type().to_string()).collect();
+        lines.push(format!("{}: {}", aggregate.function.name(), types.join(", ")));
+    }
+    lines
+}
+
+fn guest(plan: &Plan, used: &GuestUse) -> String {
+    let mut places = Vec::new();
+    let mut search = |steps: &[Step], stretch: &str| {
+        for (i, step) in steps.iter().enumerate() {
+            let calls = match step {
+                Step::Filter(predicate) => calls(predicate, &used.function),
+                Step::Project(exprs, _) => exprs.iter().any(|e| calls(e, &used.function)),
+            };
+            if calls {
+                places.push(format!("{stretch} {}", i + 1));
+            }
+        }
+    };
+    search(&plan.pre, if plan.window.is_some() { "step before the aggregation" } else { "step" });
+    search(&plan.post, "step over the results");
+    let aggregates = plan.window.iter().flat_map(|w| &w.aggregates).map(|a| &a.function);
+    places.extend(aggregates.filter(|f| f.fun().name() == used.function).map(|f| format!("aggregate {}", f.name())));
+    format!("{} of {} {} ({}): {}", used.function, used.plugin, used.version, used.hash, places.join(", "))
+}
+
+fn calls(expr: &Arc<dyn PhysicalExpr>, function: &str) -> bool {
+    let here = expr.downcast_ref::<ScalarFunctionExpr>().is_some_and(|f| f.fun().name() == function);
+    here || expr.children().into_iter().any(|child| calls(child, function))
+}

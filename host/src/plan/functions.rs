@@ -1,0 +1,63 @@
+//! The functions that a pipeline may call: DataFusion's and those of plugins, in one registry.
+
+use crate::plugin::{FunctionKind, GuestUse, PluginSet};
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::prelude::SessionConfig;
+use std::sync::Arc;
+
+/// Digits of a plugin's hash that are shown.
+const HASH_DIGITS: usize = 12;
+
+/// What planning asks of a set of plugins.
+pub(super) trait Functions {
+    /// Filters (boolean) and scalar functions.
+    fn scalar_udfs(&self) -> Vec<Arc<ScalarUDF>>;
+    /// Aggregates.
+    fn aggregate_udfs(&self) -> Vec<Arc<AggregateUDF>>;
+    /// What a function is and where it comes from; none where no plugin has it.
+    fn guest(&self, function: &str) -> Option<(FunctionKind, GuestUse)>;
+    /// How an aggregate's state is laid out, as text.
+    fn layout_of(&self, function: &str) -> Option<String>;
+    /// Names of all functions.
+    fn function_names(&self) -> Vec<String>;
+}
+
+impl Functions for PluginSet {
+    fn scalar_udfs(&self) -> Vec<Arc<ScalarUDF>> {
+        PluginSet::scalar_udfs(self)
+    }
+
+    fn aggregate_udfs(&self) -> Vec<Arc<AggregateUDF>> {
+        PluginSet::aggregate_udfs(self)
+    }
+
+    fn guest(&self, function: &str) -> Option<(FunctionKind, GuestUse)> {
+        let (plugin, number) = self.function(function)?;
+        let hash = plugin.hash.chars().take(HASH_DIGITS).collect();
+        let (function, name) = (function.to_owned(), plugin.name.to_string());
+        let used = GuestUse { function, plugin: name, version: plugin.version.to_string(), hash };
+        Some((plugin.functions.get(number)?.kind, used))
+    }
+
+    fn layout_of(&self, function: &str) -> Option<String> {
+        PluginSet::layout_of(self, function)
+    }
+
+    fn function_names(&self) -> Vec<String> {
+        PluginSet::function_names(self)
+    }
+}
+
+/// A registry of all functions, and how SQL is read: names of columns as they are written, text as Utf8.
+pub(super) fn session(functions: &dyn Functions) -> SessionState {
+    let mut config = SessionConfig::new();
+    let options = config.options_mut();
+    options.sql_parser.enable_ident_normalization = false;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
+    builder.scalar_functions().get_or_insert_default().extend(functions.scalar_udfs());
+    builder.aggregate_functions().get_or_insert_default().extend(functions.aggregate_udfs());
+    builder.build()
+}

@@ -1,0 +1,89 @@
+//! A logical plan over one scan to the steps that are evaluated.
+//!
+//! In: projections and filters over a table scan. Out: which columns are scanned, and the steps with physical expressions.
+//! **Invariant**: filters stay where the pipeline has them. A guest, or a division, that stands behind a filter never sees a row that the
+//! filter drops, so what is rejected is what the file says; and none is evaluated twice because a filter was moved below a projection.
+
+use super::Step;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::{Column, DFSchema, ScalarValue, internal_err};
+use datafusion::error::Result;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::Optimizer;
+use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
+use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
+use std::sync::Arc;
+
+/// A plan's steps.
+pub(super) struct Lowered {
+    /// Columns of the scan that are used, in the scan's order.
+    pub scanned: Vec<usize>,
+    /// Schema of those.
+    pub input: SchemaRef,
+    /// Steps over them.
+    pub steps: Vec<Step>,
+    /// Schema after the steps.
+    pub output: SchemaRef,
+}
+
+/// Lowers `plan`.
+///
+/// # Errors
+/// DataFusion's; none is known for a plan whose expressions were typed before.
+pub(super) fn lower(state: &SessionState, plan: LogicalPlan) -> Result<Lowered> {
+    let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
+    let optimizer = Optimizer::with_rules(vec![
+        Arc::new(SimplifyExpressions::new()),
+        Arc::new(CommonSubexprEliminate::new()),
+        Arc::new(OptimizeProjections::new()),
+    ]);
+    let plan = optimizer.optimize(plan, state, |_, _| {})?;
+    walk(state, &plan)
+}
+
+fn walk(state: &SessionState, plan: &LogicalPlan) -> Result<Lowered> {
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let all = (0..scan.source.schema().fields().len()).collect();
+            let input = arrow_schema(&scan.projected_schema);
+            let scanned = scan.projection.clone().unwrap_or(all);
+            Ok(Lowered { scanned, output: Arc::clone(&input), input, steps: Vec::new() })
+        }
+        LogicalPlan::Filter(filter) => {
+            let mut lowered = walk(state, &filter.input)?;
+            if filter.predicate != Expr::Literal(ScalarValue::Boolean(Some(true)), None) {
+                let predicate = state.create_physical_expr(filter.predicate.clone(), filter.input.schema())?;
+                lowered.steps.push(Step::Filter(predicate));
+            }
+            Ok(lowered)
+        }
+        LogicalPlan::Projection(projection) => {
+            let mut lowered = walk(state, &projection.input)?;
+            let input = projection.input.schema();
+            if !is_identity(&projection.expr, input, &projection.schema) {
+                let columns = projection.expr.iter().map(|e| state.create_physical_expr(e.clone(), input)).collect::<Result<_>>()?;
+                lowered.output = arrow_schema(&projection.schema);
+                lowered.steps.push(Step::Project(columns, Arc::clone(&lowered.output)));
+            }
+            Ok(lowered)
+        }
+        LogicalPlan::SubqueryAlias(alias) => walk(state, &alias.input),
+        other => internal_err!("{} in a chain of filters and projections", other.display()),
+    }
+}
+
+/// Whether a projection gives its input as it is.
+fn is_identity(columns: &[Expr], input: &DFSchema, output: &DFSchema) -> bool {
+    let same = |(i, e): (usize, &Expr)| match e {
+        Expr::Column(Column { name, .. }) => input.field(i).name() == name && output.field(i).name() == name,
+        _ => false,
+    };
+    columns.len() == input.fields().len() && columns.iter().enumerate().all(same)
+}
+
+fn arrow_schema(schema: &DFSchema) -> SchemaRef {
+    let bare = |f: &Arc<Field>| Field::new(f.name(), f.data_type().clone(), f.is_nullable());
+    Arc::new(Schema::new(schema.fields().iter().map(bare).collect::<Vec<_>>()))
+}
