@@ -11,12 +11,15 @@ use crate::plugin::{FunctionKind, GuestUse};
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
-use datafusion::error::DataFusionError;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::{self, ObjectNamePart, visit_expressions};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// Finds functions, types expressions, and gathers what is wrong and which guests are used.
 pub(super) struct Planner<'a> {
@@ -117,8 +120,7 @@ impl Planner<'_> {
             self.fault(place, format!("`{text}`: {message}"));
             return None;
         }
-        let physical = self.state.create_physical_expr(expr.clone(), schema);
-        match physical.and_then(|p| p.data_type(schema.as_arrow())) {
+        match self.data_type(&expr, schema) {
             Ok(data_type) => {
                 self.note_guests(&expr);
                 Some(Typed { expr, data_type })
@@ -128,6 +130,15 @@ impl Planner<'_> {
                 None
             }
         }
+    }
+
+    /// The type of an expression that can be coerced, whose constants can be folded, and that can be evaluated.
+    fn data_type(&self, expr: &Expr, schema: &DFSchema) -> Result<DataType> {
+        let options = Arc::clone(self.state.config_options());
+        let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).with_config_options(options).build();
+        let simplifier = ExprSimplifier::new(context);
+        let simplified = simplifier.simplify(simplifier.coerce(expr.clone(), schema)?)?;
+        self.state.create_physical_expr(simplified, schema)?.data_type(schema.as_arrow())
     }
 
     /// Notes that a guest is used.
@@ -254,21 +265,30 @@ pub(super) fn type_name(data_type: &DataType) -> String {
 
 /// DataFusion's error without its jargon: one line, no prefixes, no lists of candidates.
 pub(super) fn reason(error: &DataFusionError) -> String {
-    let text = error.strip_backtrace();
+    let text = error.find_root().strip_backtrace();
+    if let Some((_, errors)) = text.split_once("failed to match any signature, errors: ") {
+        let mut each: Vec<&str> = errors.split(PLANNING).map(|e| e.trim_end_matches(['.', ',', ' '])).filter(|e| !e.is_empty()).collect();
+        each.dedup();
+        return each.join(", or ");
+    }
     let mut text = text.as_str();
-    const PREFIXES: [&str; 8] = [
-        "Error during planning: ",
-        "SQL error: ",
-        "ParserError(\"",
-        "Schema error: ",
-        "type_coercion",
-        "Execution error: ",
-        "This feature is not implemented: ",
-        "caused by",
-    ];
     while let Some(rest) = PREFIXES.iter().find_map(|p| text.strip_prefix(p)) {
         text = rest.trim_start();
     }
-    let end = ["\n\tCandidate functions", "\n\nCandidate", "No function matches", "\n"].iter().filter_map(|m| text.find(m)).min();
-    text[..end.unwrap_or(text.len())].trim().trim_end_matches("\")").trim_end_matches([';', ',']).to_owned()
+    let end = ["No function matches", "\n"].iter().filter_map(|m| text.find(m)).min();
+    text[..end.unwrap_or(text.len())].trim().trim_end_matches("\")").trim_end_matches(['.', ';', ',']).to_owned()
 }
+
+const PLANNING: &str = "Error during planning: ";
+/// What DataFusion puts before its errors.
+const PREFIXES: [&str; 9] = [
+    PLANNING,
+    "Internal error: ",
+    "SQL error: ",
+    "ParserError(\"",
+    "Schema error: ",
+    "Execution error: ",
+    "Arrow error: ",
+    "Cast error: ",
+    "This feature is not implemented: ",
+];

@@ -11,7 +11,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-pub use explain::explain;
+pub use explain::{Explanation, explain};
 pub use logical::build;
 
 use arrow::datatypes::{DataType, SchemaRef};

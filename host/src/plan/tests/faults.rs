@@ -44,15 +44,16 @@ fn expressions_that_are_none() {
     check(vec![parse(1), filter(2, "st > now()")], &["2: `st > now()`: `now` gives another value each time"]);
     check(vec![parse(1), filter(2, "st > current_date")], &["2: `st > current_date`: `current_date` gives another value each time"]);
     check(vec![parse(1), filter(2, "size in (select 1)")], &["2: `size in (select 1)`: an expression can't hold a query"]);
+    check(vec![parse(1), filter(2, "size = 'x'")], &["2: `size = 'x'`: Cannot cast string 'x' to value of Int64 type"]);
     check(vec![parse(1), filter(2, "size = $1")], &["2: `size = $1`: "]);
 }
 
 #[test]
 fn wrong_types_of_arguments() {
     check(vec![parse(1), guest_filter(2, "small", &["name", "size"])], &["2: `small`: "]);
-    check(vec![parse(1), project(2, &[("x", "abs(name, size)")])], &["2: `abs(name, size)`: "]);
+    check(vec![parse(1), project(2, &[("x", "abs(name, size)")])], &["2: `abs(name, size)`: Function 'abs' expects 1 arguments but received 2"]);
     let of = |reducer, column: &'static str| vec![parse(1), window(3, "st", &[], vec![reduce(4, reducer, &[column], "n")])];
-    check(of("avg", "good"), &["4: `avg` can't be called so: "]);
+    check(of("avg", "good"), &["4: `avg` can't be called so: Function 'avg' requires Decimal, but received Boolean"]);
     let mut percentile = reduce(4, "approx_percentile_cont", &["size"], "p");
     percentile.arguments = vec![constant(5, Constant::Double(7.0))];
     check(vec![parse(1), window(3, "st", &[], vec![percentile])], &["4: `approx_percentile_cont` can't be used so: "]);
