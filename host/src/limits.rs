@@ -69,3 +69,30 @@ impl Default for GuestLimits {
         }
     }
 }
+
+/// Nesting of a JSON document; a deeper one is at fault. 128 is what serde_json takes too.
+pub const JSON_DEPTH_MAX: u32 = 128;
+/// Bytes of a fault's text; a longer one is cut.
+pub const FAULT_TEXT_BYTES: usize = 300;
+/// Bytes of text in one column of a decoded batch: Arrow's Utf8 counts in 32 bits. Past it decoding ends with an error.
+pub const COLUMN_TEXT_BYTES: usize = i32::MAX as usize;
+/// Bytes of one line of a file or of standard input; a longer one ends the job with an error that names its place.
+pub const LINE_BYTES: usize = 16 << 20;
+/// Files of one source; more are refused (each is held open).
+pub const SOURCE_FILES: usize = 512;
+/// Chunks of standard input that are read ahead; past it the reading thread waits.
+pub const STDIN_CHUNKS: usize = 16;
+/// Bytes after which a chunk of standard input is handed on even when it has few lines.
+pub const STDIN_CHUNK_BYTES: usize = 256 << 10;
+
+/// Bytes that a Kafka source reads ahead over all its partitions; past it librdkafka stops fetching.
+pub const PREFETCH_BYTES: usize = 128 << 20;
+/// Least and most bytes that are read ahead of one partition, whatever their number.
+pub const PREFETCH_PARTITION_BYTES: (usize, usize) = (2 << 20, 64 << 20);
+/// How long a question to a Kafka broker (partitions, offsets) is asked again before it is an error: a broker that has just started
+/// answers "not leader" for about a second.
+pub const KAFKA_ASK: Duration = Duration::from_secs(10);
+/// How long a topic may be unknown before it is an error: one that was made a moment ago is not yet known everywhere.
+pub const KAFKA_UNKNOWN_TOPIC: Duration = Duration::from_secs(3);
+/// At most one line of log in this time about the same client's troubles.
+pub const KAFKA_LOG_EVERY: Duration = Duration::from_secs(5);

@@ -26,6 +26,8 @@ pub struct Placed<T> {
 pub struct Pipeline {
     /// The file, for error messages.
     pub file: String,
+    /// Its text, for the lines that errors show.
+    pub text: String,
     /// Name of the job; the file's stem where the file has none.
     pub name: String,
     /// Team that owns and pays for it; `default` where the file has none.

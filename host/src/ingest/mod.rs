@@ -1,5 +1,14 @@
 //! Where records come from, and their decoding into columns.
 
+pub mod decode;
+pub mod file;
+pub mod generate;
+pub mod kafka;
+mod lines;
+pub mod memory;
+pub mod stdin;
+
+use crate::config::spec::SourceSpec;
 use crate::element::{PartitionName, RawBatch};
 use std::time::Duration;
 
@@ -58,4 +67,28 @@ pub trait Reader: Send {
     /// # Errors
     /// When the source fails in a way that waiting does not mend.
     fn poll(&mut self, rows: usize, wait: Duration) -> Result<Polled, IngestError>;
+}
+
+/// What a job knows beside its source's spec.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// A Kafka topic is read up to the offsets that are its end at the first call of [`Source::readers`].
+    pub until_end: bool,
+    /// Kafka's consumer group: where committed offsets are looked up. See [`kafka::group`].
+    pub group: String,
+    /// The time now, milliseconds since 1970 UTC: where generated events start when their spec does not say.
+    pub now_ms: i64,
+}
+
+/// Opens a source.
+///
+/// # Errors
+/// When there is no such topic or file, or it can't be reached.
+pub fn open(spec: &SourceSpec, options: &OpenOptions) -> Result<Box<dyn Source>, IngestError> {
+    Ok(match spec {
+        SourceSpec::Kafka(spec) => Box::new(kafka::KafkaSource::open(spec, options)?),
+        SourceSpec::File { path } => Box::new(file::FileSource::open(path)?),
+        SourceSpec::Stdin => Box::new(stdin::StdinSource::new()),
+        SourceSpec::Generate(spec) => Box::new(generate::GenerateSource::new(spec, options.now_ms)),
+    })
 }

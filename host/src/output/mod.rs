@@ -1,7 +1,19 @@
 //! Rows to records, and one atomic commit an epoch.
 
-use crate::element::EpochId;
+pub mod encode;
+pub mod files;
+pub mod kafka;
+pub mod local;
+pub mod replay;
+pub mod side;
+pub mod topics;
+pub mod transaction;
+
+use crate::config::spec::{SinkSpec, SourceSpec};
+use crate::element::{EpochId, PartitionName};
+use crate::error::Kind;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// A record on its way out: to a Kafka topic, or as a line of a file (the value alone).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,4 +117,53 @@ pub trait Committer: Send {
     /// # Errors
     /// [`CommitError`].
     fn commit(&mut self, commit: EpochCommit) -> Result<(), CommitError>;
+}
+
+impl CommitError {
+    /// Who must act.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Aborted(_) | Self::Fenced(_) => Kind::External,
+            Self::Config(_) => Kind::Config,
+            Self::Corrupt(_) => Kind::Data,
+        }
+    }
+}
+
+/// What a committer needs to know of its job.
+#[derive(Clone, Debug)]
+pub struct CommitSpec {
+    /// Team.
+    pub team: String,
+    /// Name.
+    pub name: String,
+    /// Source.
+    pub source: SourceSpec,
+    /// Its partitions.
+    pub partitions: Vec<PartitionName>,
+    /// Sink of the results.
+    pub sink: SinkSpec,
+    /// Sink of late rows.
+    pub late: Option<SinkSpec>,
+    /// Sink of rejects.
+    pub rejects: Option<SinkSpec>,
+    /// Folder of data.
+    pub data_dir: PathBuf,
+}
+
+impl CommitSpec {
+    /// Folder of the job's local tree.
+    pub fn tree_path(&self) -> PathBuf {
+        self.data_dir.join(&self.team).join(&self.name).join("tree")
+    }
+}
+
+/// The committer of a job: transactions where its source or a sink is Kafka, else the local tree.
+///
+/// # Errors
+/// [`CommitError::Config`] when the sinks can't be committed together.
+pub fn open(spec: CommitSpec) -> Result<Box<dyn Committer>, CommitError> {
+    let sinks = [Some(&spec.sink), spec.late.as_ref(), spec.rejects.as_ref()];
+    let kafka = matches!(spec.source, SourceSpec::Kafka(_)) || sinks.into_iter().flatten().any(|s| matches!(s, SinkSpec::Kafka { .. }));
+    if kafka { Ok(Box::new(kafka::KafkaCommitter::new(spec)?)) } else { Ok(Box::new(local::LocalCommitter::new(spec))) }
 }

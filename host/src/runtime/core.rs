@@ -311,7 +311,7 @@ impl JobCore {
                 Err(error) if policy == FaultPolicy::Fail => return Err(error),
                 Err(error) => {
                     let post = Arc::clone(&self.plan);
-                    let mut run = |r: std::ops::Range<usize>| steps::apply(&post.post, &batch.slice(r.start, r.len()));
+                    let run = |r: std::ops::Range<usize>| steps::apply(&post.post, &batch.slice(r.start, r.len()));
                     let mut good = 0;
                     for fault in isolate(batch.num_rows(), error, budget, &mut |r| run(r).map(drop)) {
                         commit.outputs.extend(self.encode(&run(good..fault.items.start)?)?);

@@ -1,0 +1,78 @@
+//! Where a JSON string's plain bytes end, many at a time.
+//!
+//! `unsafe` because Rust asks for it around SSE2 instructions; they work on values here, never on memory.
+#![allow(unsafe_code)]
+
+/// How many bytes come before the first quote, backslash or control character.
+#[inline(always)]
+pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
+    let mut n = 0;
+    while let Some(chunk) = bytes[n..].first_chunk::<LANES>() {
+        match first_special(chunk) {
+            LANES => n += LANES,
+            at => return n + at,
+        }
+    }
+    n + bytes[n..].iter().take_while(|&&b| b != b'"' && b != b'\\' && b >= 0x20).count()
+}
+
+#[cfg(target_arch = "x86_64")]
+const LANES: usize = 16;
+
+/// Index of the first quote, backslash or control character, or `LANES`. SSE2, which every x86-64 has.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn first_special(chunk: &[u8; LANES]) -> usize {
+    use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8};
+    let wide = u128::from_le_bytes(*chunk);
+    // SAFETY: x86-64 always has SSE2, and none of these touches memory.
+    let marks = unsafe {
+        let v = _mm_set_epi64x((wide >> 64) as i64, wide as i64);
+        let control = _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1f)), v);
+        let quote = _mm_cmpeq_epi8(v, _mm_set1_epi8(b'"' as i8));
+        let backslash = _mm_cmpeq_epi8(v, _mm_set1_epi8(b'\\' as i8));
+        _mm_movemask_epi8(_mm_or_si128(control, _mm_or_si128(quote, backslash)))
+    };
+    (marks | 1 << LANES).trailing_zeros() as usize
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+const LANES: usize = 8;
+
+/// Index of the first quote, backslash or control character, or `LANES`: by the usual trick that `x - 1` borrows into the top bit of a
+/// byte that was zero ("Bit Twiddling Hacks": determine if a word has a zero byte). Only the lowest mark is exact, and only the
+/// lowest is used.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn first_special(chunk: &[u8; LANES]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let word = u64::from_le_bytes(*chunk);
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    let marks = ((quote.wrapping_sub(ONES) & !quote)
+        | (backslash.wrapping_sub(ONES) & !backslash)
+        | (word.wrapping_sub(ONES * 0x20) & !word))
+        & TOPS;
+    (marks.trailing_zeros() / 8) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain_bytes;
+
+    #[test]
+    fn every_byte_at_every_place() {
+        for byte in 0..=255u8 {
+            for at in 0..70 {
+                let mut text = vec![b'x'; 70];
+                text[at] = byte;
+                text[69] = b'"';
+                let special = byte < 0x20 || byte == b'"' || byte == b'\\';
+                assert_eq!(plain_bytes(&text), if special { at } else { 69 }, "{byte} at {at}");
+            }
+        }
+        assert_eq!(plain_bytes(&[0xff; 33]), 33);
+        assert_eq!(plain_bytes(b""), 0);
+    }
+}

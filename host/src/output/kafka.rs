@@ -1,0 +1,183 @@
+//! Commits of a job with Kafka: one transaction an epoch holds results, side outputs, changelog and source offsets.
+//!
+//! The changelog is a compacted topic with a partition for each shard; the job's [`Meta`] is a record of its partition 0, written last
+//! in each epoch. The local tree follows after the transaction.
+
+use crate::config::spec::{SinkSpec, SourceSpec};
+use crate::limits::STATE_SHARDS;
+use crate::output::files::FileSinks;
+use crate::output::local::roles;
+use crate::output::replay::{self, Replayed};
+use crate::output::transaction::Transactions;
+use crate::output::{Change, CommitError, CommitSpec, Committer, EpochCommit, Meta, OutRecord, topics};
+use crate::state::tree::Tree;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+
+/// Records queued between two looks at delivery reports.
+const SERVE_EVERY: usize = 1_000;
+
+/// Commits through transactions.
+pub struct KafkaCommitter {
+    spec: CommitSpec,
+    /// Connection that transaction, changelog and, where it is the same cluster, source offsets go through.
+    properties: BTreeMap<String, String>,
+    id: String,
+    changelog: String,
+    /// The group's name on the broker; only for a source on the same cluster.
+    group: Option<(BaseConsumer, ConsumerGroupMetadata)>,
+    /// Topics of the roles that are topics.
+    topics: BTreeMap<&'static str, String>,
+    transactions: Option<Transactions>,
+    tree: Option<Tree>,
+    files: FileSinks,
+    lineage: String,
+    offsets: BTreeMap<i32, i64>,
+}
+
+fn brokers(properties: &BTreeMap<String, String>) -> Option<&String> {
+    properties.get("bootstrap.servers")
+}
+
+impl KafkaCommitter {
+    /// Nothing is connected before [`Committer::restore`].
+    ///
+    /// # Errors
+    /// [`CommitError::Config`] when the sinks are on several clusters.
+    pub fn new(spec: CommitSpec) -> Result<Self, CommitError> {
+        let mut sinks = BTreeMap::new();
+        let mut properties: Option<BTreeMap<String, String>> = None;
+        for (role, sink) in roles(&spec) {
+            let SinkSpec::Kafka { properties: own, topic } = sink else { continue };
+            if properties.as_ref().is_some_and(|p| brokers(p) != brokers(own)) {
+                return Err(CommitError::Config(format!("{role}: all Kafka sinks of a job must be on one cluster: they share a transaction")));
+            }
+            properties = Some(own.clone());
+            sinks.insert(role, topic.clone());
+        }
+        let source = match &spec.source {
+            SourceSpec::Kafka(kafka) => Some(&kafka.properties),
+            _ => None,
+        };
+        let properties = properties.or_else(|| source.cloned()).unwrap_or_default();
+        let id = format!("kindling-{}-{}", spec.team, spec.name);
+        let group = match source {
+            Some(own) if brokers(own) == brokers(&properties) => {
+                let mut config = topics::client(own);
+                let consumer: BaseConsumer =
+                    config.set("group.id", &id).create().map_err(|e| CommitError::Config(format!("consumer: {e}")))?;
+                let metadata = consumer.group_metadata().ok_or_else(|| CommitError::Config(format!("group {id} is refused")))?;
+                Some((consumer, metadata))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            changelog: format!("{id}-changelog"),
+            id,
+            spec,
+            properties,
+            group,
+            topics: sinks,
+            transactions: None,
+            tree: None,
+            files: FileSinks::default(),
+            lineage: String::new(),
+            offsets: BTreeMap::new(),
+        })
+    }
+
+    fn send_all(&self, transactions: &Transactions, role: &str, records: &[OutRecord]) -> Result<(), CommitError> {
+        let Some(topic) = self.topics.get(role) else { return Ok(()) };
+        for (i, record) in records.iter().enumerate() {
+            transactions.send(topic, None, record.key.as_deref(), Some(&record.value))?;
+            if i % SERVE_EVERY == 0 {
+                transactions.poll();
+            }
+        }
+        Ok(())
+    }
+
+    fn transact(&self, transactions: &Transactions, commit: &EpochCommit, meta: &[u8]) -> Result<Vec<(i32, i64)>, CommitError> {
+        transactions.begin()?;
+        self.send_all(transactions, "sink", &commit.outputs)?;
+        self.send_all(transactions, "late", &commit.late)?;
+        self.send_all(transactions, "rejects", &commit.rejects)?;
+        for (i, change) in commit.changes.iter().enumerate() {
+            transactions.send(&self.changelog, Some(i32::from(change.shard)), Some(&change.key), change.value.as_deref())?;
+            if i % SERVE_EVERY == 0 {
+                transactions.poll();
+            }
+        }
+        transactions.send(&self.changelog, Some(0), Some(replay::META_KEY), Some(meta))?;
+        let offsets = self.source_offsets(&commit.positions)?;
+        let group = self.group.as_ref().map(|(_, metadata)| metadata);
+        let ends = transactions.commit(offsets.as_ref().zip(group))?;
+        Ok(ends.into_iter().collect())
+    }
+
+    fn source_offsets(&self, positions: &[i64]) -> Result<Option<TopicPartitionList>, CommitError> {
+        if self.group.is_none() {
+            return Ok(None);
+        }
+        let mut list = TopicPartitionList::new();
+        for (name, position) in self.spec.partitions.iter().zip(positions) {
+            list.add_partition_offset(&name.topic, name.partition, Offset::Offset(*position))
+                .map_err(|e| CommitError::Corrupt(format!("{name} at {position}: {e}")))?;
+        }
+        Ok(Some(list))
+    }
+
+    fn try_commit(&mut self, commit: &EpochCommit) -> Result<(), CommitError> {
+        let missing = || CommitError::Aborted("nothing has been restored".into());
+        self.files.write("sink", &commit.outputs)?;
+        self.files.write("late", &commit.late)?;
+        self.files.write("rejects", &commit.rejects)?;
+        let transactions = self.transactions.as_ref().ok_or_else(missing)?;
+        let stored = replay::Stored {
+            lineage: self.lineage.clone(),
+            meta: Meta { files: self.files.lengths(), ..commit.meta.clone() },
+        };
+        let stored = serde_json::to_vec(&stored).map_err(|e| CommitError::Corrupt(e.to_string()))?;
+        let ends = self.transact(transactions, commit, &stored)?;
+        self.offsets.extend(ends);
+        let tree = self.tree.as_ref().ok_or_else(missing)?;
+        replay::note(tree, &commit.changes, &stored, &self.offsets)?;
+        Ok(())
+    }
+}
+
+impl Committer for KafkaCommitter {
+    fn restore(&mut self, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
+        self.files = FileSinks::default();
+        self.transactions = None;
+        let shards = usize::from(STATE_SHARDS);
+        topics::create_with(&self.properties, &self.changelog, Some(shards), &[("cleanup.policy", "compact")])?;
+        for topic in self.topics.values() {
+            topics::create(&self.properties, topic, None)?;
+        }
+        // First the fence: behind it nothing can be added to the changelog that is read now.
+        let transactions = Transactions::open(&self.properties, &self.id, &self.changelog)?;
+        let tree = match self.tree.take() {
+            Some(tree) => tree,
+            None => Tree::open(&self.spec.tree_path())?,
+        };
+        let Replayed { stored, offsets } = replay::replay(&self.properties, &self.changelog, &tree)?;
+        tree.entries(each)?;
+        let meta = stored.as_ref().map(|s| s.meta.clone());
+        self.lineage = stored.map_or_else(replay::new_lineage, |s| s.lineage);
+        self.offsets = offsets;
+        self.files = FileSinks::open(&roles(&self.spec), meta.as_ref().map(|m| &m.files))?;
+        self.tree = Some(tree);
+        self.transactions = Some(transactions);
+        Ok(meta)
+    }
+
+    fn commit(&mut self, commit: EpochCommit) -> Result<(), CommitError> {
+        let outcome = self.try_commit(&commit);
+        if let (Err(_), Some(transactions)) = (&outcome, &self.transactions) {
+            transactions.abort();
+        }
+        outcome
+    }
+}

@@ -1,0 +1,104 @@
+//! Topics and client settings that sinks share.
+
+use crate::output::CommitError;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::types::RDKafkaErrorCode;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long a broker may take to answer, or a new topic to get its leaders.
+const PATIENCE: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A client's configuration from a connection's properties.
+pub fn client(properties: &BTreeMap<String, String>) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (name, value) in properties {
+        config.set(name, value);
+    }
+    config
+}
+
+/// What librdkafka says, with the brokers that were asked.
+pub fn unreachable(properties: &BTreeMap<String, String>, what: &str, why: &dyn std::fmt::Display) -> CommitError {
+    let brokers = properties.get("bootstrap.servers").map_or("?", String::as_str);
+    CommitError::Aborted(format!("{what} on {brokers}: {why}"))
+}
+
+/// Makes `topic` where it is not there; with so many partitions, else as many as the broker's default.
+///
+/// # Errors
+/// [`CommitError::Config`] when the broker refuses, [`CommitError::Aborted`] when it does not answer.
+pub fn create(properties: &BTreeMap<String, String>, topic: &str, partitions: Option<usize>) -> Result<(), CommitError> {
+    create_with(properties, topic, partitions, &[])
+}
+
+/// As [`create`], with settings of the topic. Waits until all partitions have a leader.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_with(
+    properties: &BTreeMap<String, String>,
+    topic: &str,
+    partitions: Option<usize>,
+    settings: &[(&str, &str)],
+) -> Result<(), CommitError> {
+    let config = client(properties);
+    let bad = |e: rdkafka::error::KafkaError| CommitError::Config(format!("topic {topic}: {e}"));
+    let probe: BaseConsumer = config.create().map_err(bad)?;
+    if leaders(&probe, topic).is_some() {
+        return Ok(());
+    }
+    let admin: AdminClient<DefaultClientContext> = config.create().map_err(bad)?;
+    let count = partitions.map_or(-1, |n| i32::try_from(n).unwrap_or(i32::MAX));
+    let mut new = NewTopic::new(topic, count, TopicReplication::Fixed(-1));
+    for (name, value) in settings {
+        new = new.set(name, value);
+    }
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+    let made = futures_executor(admin.create_topics(&[new], &options));
+    match made.map_err(|e| unreachable(properties, &format!("topic {topic} can't be made"), &e))?.pop() {
+        Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
+            return Err(CommitError::Config(format!("topic {topic} can't be made: {code}")));
+        }
+        _ => {}
+    }
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        if leaders(&probe, topic).is_some() {
+            return Ok(());
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err(unreachable(properties, &format!("topic {topic}"), &"its partitions have no leader yet"))
+}
+
+/// How many partitions the topic has, when all of them have a leader.
+pub fn leaders(consumer: &BaseConsumer, topic: &str) -> Option<usize> {
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).ok()?;
+    let topic = metadata.topics().first()?;
+    let led = topic.error().is_none() && !topic.partitions().is_empty() && topic.partitions().iter().all(|p| p.leader() >= 0);
+    led.then(|| topic.partitions().len())
+}
+
+/// Waits for a future on this thread; the admin client drives it from a thread of its own.
+fn futures_executor<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The pipeline on a real broker: the counts of an independent computation, whatever happens to the process or the broker meanwhile.
+
+#[allow(dead_code)]
+mod support;
+
+use std::time::{Duration, Instant};
+use support::*;
+
+const WINDOW: i64 = 10_000;
+const OUT_OF_ORDERNESS: i64 = 3_000;
+const GUEST: &str = "      - { reducer: assignment_count, inputColumns: [experimentBucket], outputColumn: guestCount, where: experimentBucket IS NOT NULL }";
+
+fn check(topic: &str, spec: &kindling::config::spec::GenerateSpec) {
+    let (want, late, rejected) = expected(spec, WINDOW, OUT_OF_ORDERNESS);
+    assert_same(&counts(&read_committed(&format!("{topic}-out"))), &want);
+    assert_eq!(read_committed(&format!("{topic}-late")).len() as u64, late, "late rows");
+    assert_eq!(read_committed(&format!("{topic}-rejects")).len() as u64, rejected, "rejects");
+    assert!(late > 0 && rejected > 0, "the events must have late and broken ones");
+}
+
+#[test]
+fn a_million_events_are_counted_as_by_hand() {
+    let _alone = alone();
+    let (topic, spec) = (unique("million"), events(1_000_000, 5_000));
+    create_topic(&topic, 4);
+    produce(&spec, &topic, 0, 1_000_000);
+    let job = Job::new(&counts_pipeline(&topic, &topic, ""));
+    job.run_to_end();
+    check(&topic, &spec);
+    // Nothing more to do: a second run commits no result again.
+    job.run_to_end();
+    check(&topic, &spec);
+}
+
+#[test]
+fn a_process_killed_twenty_times_gives_what_an_undisturbed_one_gives() {
+    let _alone = alone();
+    let (topic, spec) = (unique("killed"), events(400_000, 2_000));
+    create_topic(&topic, 4);
+    produce(&spec, &topic, 0, 400_000);
+    let job = Job::new(&counts_pipeline(&topic, &topic, ""));
+    let mut random = 0x9E37_79B9_7F4A_7C15u64;
+    for kill in 0..20u64 {
+        // Small epochs: many boundaries to be killed at.
+        let mut child = job.start(&["--epoch-rows", "1500", "--epoch", "5ms"]);
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_millis(250 + (random >> 33) % 500));
+        if kill % 5 == 4 {
+            // Now and then the local tree is lost too: the changelog has everything.
+            child.kill().expect("killed");
+            child.wait().expect("gone");
+            std::fs::remove_dir_all(job.dir.path().join("data")).expect("removed");
+        } else {
+            child.kill().expect("killed");
+            child.wait().expect("gone");
+        }
+    }
+    let epochs = job.log_text().matches("restored").count();
+    assert!(epochs >= 15, "most processes got to work before they were killed: {epochs} of 20\n{}", job.log_text());
+    job.run_to_end();
+    check(&topic, &spec);
+}
+
+#[test]
+fn a_stopped_process_leaves_nothing_half_done() {
+    let _alone = alone();
+    let (topic, spec) = (unique("stopped"), events(200_000, 2_000));
+    create_topic(&topic, 4);
+    produce(&spec, &topic, 0, 200_000);
+    let job = Job::new(&counts_pipeline(&topic, &topic, ""));
+    for _ in 0..3 {
+        let mut child = job.start(&["--epoch-rows", "3000"]);
+        std::thread::sleep(Duration::from_millis(700));
+        let id = child.id().to_string();
+        std::process::Command::new("kill").args(["-TERM", &id]).status().expect("signalled");
+        let started = Instant::now();
+        let status = child.wait().expect("it ends");
+        assert!(status.success(), "{status}: {}", job.log_text());
+        assert!(started.elapsed() < Duration::from_secs(5), "SIGTERM finishes the epoch and leaves");
+    }
+    job.run_to_end();
+    check(&topic, &spec);
+}
+
+
+#[test]
+fn a_swap_every_second_under_load_loses_nothing_and_counts_nothing_twice() {
+    let _alone = alone();
+    let (topic, spec) = (unique("swapped"), events(300_000, 30_000));
+    create_topic(&topic, 4);
+    let job = Job::new(&counts_pipeline(&topic, &topic, GUEST));
+    let versions = [artefact("experiment_count.wasm"), artefact("demo/experiment_count_v2.wasm")];
+    job.drop_in(&versions[0], "experiment_count.wasm");
+    let mut child = job.start(&[]);
+    let started = Instant::now();
+    let mut swaps = 0;
+    for second in 0..10u64 {
+        produce(&spec, &topic, second * 30_000, (second + 1) * 30_000);
+        job.drop_in(&versions[(second as usize + 1) % 2], "experiment_count.wasm");
+        swaps += 1;
+        std::thread::sleep(Duration::from_secs(second + 1).saturating_sub(started.elapsed()));
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("signalled");
+    assert!(child.wait().expect("it ends").success(), "{}", job.log_text());
+    let taken = job.log_text().matches("has taken over").count();
+    assert!(taken >= swaps - 2, "{taken} of {swaps} versions took over\n{}", job.log_text());
+    job.run_to_end();
+    check(&topic, &spec);
+}
+
+#[test]
+fn a_broker_restarted_in_between_delays_and_loses_nothing() {
+    let _alone = alone();
+    let Ok(script) = std::env::var("KINDLING_BROKER_SCRIPT") else {
+        assert!(std::env::var("CI").is_err(), "KINDLING_BROKER_SCRIPT must be set in CI");
+        eprintln!("a broker of somebody else is not restarted");
+        return;
+    };
+    let (topic, spec) = (unique("restarted"), events(300_000, 3_000));
+    create_topic(&topic, 4);
+    produce(&spec, &topic, 0, 300_000);
+    let job = Job::new(&counts_pipeline(&topic, &topic, ""));
+    let mut child = job.start(&["--epoch-rows", "1500", "--until-end"]);
+    std::thread::sleep(Duration::from_millis(900));
+    let restarted = std::process::Command::new("bash").args([&script, "restart"]).status().expect("the script runs");
+    assert!(restarted.success());
+    let status = child.wait().expect("it ends");
+    assert!(status.success(), "{status}: {}", job.log_text());
+    check(&topic, &spec);
+}
+
+#[test]
+fn a_second_process_of_the_same_job_takes_over_and_the_first_ends() {
+    let _alone = alone();
+    let (topic, spec) = (unique("fenced"), events(100_000, 1_000));
+    create_topic(&topic, 4);
+    produce(&spec, &topic, 0, 100_000);
+    let job = Job::new(&counts_pipeline(&topic, &topic, ""));
+    let mut first = job.start(&["--epoch-rows", "500", "--data-dir", "elsewhere"]);
+    std::thread::sleep(Duration::from_millis(700));
+    job.run_to_end();
+    // The first learns of it with its next commit.
+    produce(&spec, &topic, 0, 0);
+    let producer = producer();
+    send(&producer, &topic, 0, b"{}");
+    rdkafka::producer::Producer::flush(&producer, Duration::from_secs(10)).expect("delivered");
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = first.try_wait().expect("a status") {
+            break status;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "the fenced process must end: {}", job.log_text());
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(status.code(), Some(4), "{}", job.log_text());
+    let (want, ..) = expected(&spec, WINDOW, OUT_OF_ORDERNESS);
+    assert_same(&counts(&read_committed(&format!("{topic}-out"))), &want);
+}
