@@ -56,7 +56,9 @@ mod tests {
 
     #[test]
     fn durations_as_people_write_them() {
-        for (text, ms) in [("5.minutes", 300_000), ("1.minute", 60_000), ("250ms", 250), ("2 hours", 7_200_000), ("1d", 86_400_000)] {
+        for (text, ms) in
+            [("5.minutes", 300_000), ("1.minute", 60_000), ("250ms", 250), ("2 hours", 7_200_000), ("1d", 86_400_000)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for text in ["", "5", "minutes", "-1s", "5.fortnights", "99999999999999999999s", "9999999999w"] {
