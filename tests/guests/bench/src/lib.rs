@@ -1,0 +1,64 @@
+//! Guests for the bench of the boundary between host and guest: as little work a row as there can be.
+
+use kindling_guest::{plugin, state};
+
+state! {
+    #[derive(Default)]
+    struct Average { sum: f64, count: i64 }
+}
+
+impl Average {
+    fn update(&mut self, value: f64) {
+        self.sum += value;
+        self.count += 1;
+    }
+    fn merge(&mut self, other: Self) {
+        self.sum += other.sum;
+        self.count += other.count;
+    }
+    fn finish(&self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / self.count as f64)
+    }
+}
+
+fn bench_prefix(text: &str) -> bool {
+    text.starts_with("user-1")
+}
+
+fn bench_gcd(a: i64, b: i64) -> i64 {
+    let (mut a, mut b) = (a, b);
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+plugin! {
+    name: "bench",
+    version: env!("CARGO_PKG_VERSION"),
+    aggregates: [
+        /// The arithmetic mean.
+        bench_avg: Average,
+    ],
+    filters: [
+        /// Keeps texts that start with `user-1`.
+        bench_prefix,
+    ],
+    scalars: [
+        /// The greatest common divisor.
+        bench_gcd,
+    ],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kindling_guest::testing::{Rows, aggregate, filter, scalar};
+
+    #[test]
+    fn they_compute_what_they_say() {
+        assert_eq!(aggregate(plugin(), "bench_avg", &Rows::of([1.0, 2.0])), Ok(Some(1.5)));
+        assert_eq!(filter(plugin(), "bench_prefix", &Rows::of(["user-1", "user-2"])), Ok(vec![true, false]));
+        assert_eq!(scalar(plugin(), "bench_gcd", &Rows::of([12, 7]).constant(18)), Ok(vec![6, 1]));
+    }
+}

@@ -1,0 +1,3 @@
+//! A function is called like a built-in one.
+
+evil::described!(evil::description("impostor", vec![evil::function("count")]));

@@ -1,0 +1,3 @@
+//! It has no functions.
+
+evil::described!(evil::description("nothing", Vec::new()));

@@ -1,0 +1,3 @@
+//! The plugin has no name.
+
+evil::described!(evil::description("", vec![evil::function("nameless")]));

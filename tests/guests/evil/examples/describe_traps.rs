@@ -1,0 +1,3 @@
+//! Its description traps.
+
+evil::described!(panic!("no description"));

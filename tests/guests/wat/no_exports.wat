@@ -1,0 +1,2 @@
+;; A core module that is no guest: it exports nothing.
+(module)
