@@ -1,11 +1,59 @@
 //! WebAssembly guests: what an artefact is, loading and checking it, calling it, and the set of versions that a plan stands on.
 //!
+//! In the order of a guest's life: `artefact` (bytes of a file), `encode` (core module to component), `engine` (compiled code and its
+//! cache), `instance` and `pool` (running code), `check` and `load` (a [`Plugin`] that may be used), `abi`, `lower`, `lift` and `call`
+//! (columns in and out), `udf` and `udaf` (what DataFusion sees), `set` (the versions that a plan stands on), `watch` (files that come
+//! and go).
+//!
 //! **Invariant**: what a guest returns is untrusted: every length, offset, type and bitmap is checked before it becomes an Arrow array.
+
+mod abi;
+mod accumulator;
+mod artefact;
+mod cache;
+mod call;
+#[cfg(test)]
+mod call_tests;
+mod check;
+mod compatible;
+mod encode;
+mod engine;
+mod error;
+mod instance;
+mod lift;
+mod load;
+mod lower;
+mod partials;
+mod pieces;
+mod pool;
+mod set;
+mod signature;
+mod stats;
+mod status;
+#[cfg(test)]
+pub(crate) mod testing;
+mod udaf;
+mod udf;
+mod version;
+mod watch;
+
+pub use artefact::{Artefact, ArtefactForm};
+pub use compatible::compatible;
+pub use engine::{CompiledGuest, GuestEngine};
+pub use error::PluginError;
+pub use load::Plugin;
+pub use lower::Argument;
+pub use set::{PluginProblem, PluginSet};
+pub use signature::{FunctionSignature, GuestType, StateField};
+pub use stats::{PluginStats, StatsReading};
+pub use status::{FunctionStatus, PluginStatus, fetch_status};
+pub use version::Version;
+pub use watch::{PluginEvent, PluginWatcher};
 
 use std::sync::Arc;
 
 /// What a guest's function is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FunctionKind {
     /// Rows to keep or drop.
     Filter,

@@ -1,0 +1,138 @@
+//! What a guest's function takes and gives, as the rest of Kindling sees it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, TimeUnit};
+
+use super::FunctionKind;
+
+/// Type of a guest's column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GuestType {
+    /// true or false.
+    Boolean,
+    /// Signed 64-bit integer.
+    Int64,
+    /// IEEE 754 double.
+    Float64,
+    /// Milliseconds since 1970 UTC.
+    Timestamp,
+    /// UTF-8 text.
+    Utf8,
+    /// Bytes.
+    Binary,
+}
+
+impl GuestType {
+    /// The Arrow type of such a column.
+    pub fn data_type(self) -> DataType {
+        match self {
+            Self::Boolean => DataType::Boolean,
+            Self::Int64 => DataType::Int64,
+            Self::Float64 => DataType::Float64,
+            Self::Timestamp => DataType::Timestamp(TimeUnit::Millisecond, None),
+            Self::Utf8 => DataType::Utf8,
+            Self::Binary => DataType::Binary,
+        }
+    }
+
+    /// Whether a value of `from` may be cast to this without a change of meaning. A value that does not fit (an unsigned integer past
+    /// the signed ones) is an error at run time, never another value.
+    pub(crate) fn accepts(self, from: &DataType) -> bool {
+        match from {
+            DataType::Null => true,
+            DataType::Dictionary(_, values) => self.accepts(values),
+            _ => match self {
+                Self::Boolean => matches!(from, DataType::Boolean),
+                Self::Int64 => from.is_integer(),
+                Self::Float64 => from.is_numeric(),
+                Self::Timestamp => matches!(from, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64),
+                Self::Utf8 => matches!(from, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View),
+                Self::Binary => matches!(
+                    from,
+                    DataType::Binary
+                        | DataType::LargeBinary
+                        | DataType::BinaryView
+                        | DataType::FixedSizeBinary(_)
+                        | DataType::Utf8
+                        | DataType::LargeUtf8
+                        | DataType::Utf8View
+                ),
+            },
+        }
+    }
+}
+
+impl fmt::Display for GuestType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Boolean => "boolean",
+            Self::Int64 => "int64",
+            Self::Float64 => "float64",
+            Self::Timestamp => "timestamp",
+            Self::Utf8 => "utf8",
+            Self::Binary => "binary",
+        })
+    }
+}
+
+/// A part of an aggregate's partial state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StateField {
+    /// Name, unique within the state.
+    pub name: String,
+    /// Type.
+    pub data_type: GuestType,
+    /// How the bytes of a binary field are to be read; empty for plain values.
+    pub layout: String,
+}
+
+/// A guest's function.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FunctionSignature {
+    /// Name in SQL and YAML.
+    pub name: Arc<str>,
+    /// Filter, scalar or aggregate.
+    pub kind: FunctionKind,
+    /// One line for people.
+    pub doc: String,
+    /// Types of the arguments.
+    pub arguments: Vec<GuestType>,
+    /// Type of the result.
+    pub result: GuestType,
+    /// Fields of the partial state; empty for a filter or a scalar function.
+    pub state: Vec<StateField>,
+}
+
+impl FunctionSignature {
+    /// `avg(float64) -> float64`.
+    pub fn header(&self) -> String {
+        let arguments: Vec<String> = self.arguments.iter().map(ToString::to_string).collect();
+        format!("{}({}) -> {}", self.name, arguments.join(", "), self.result)
+    }
+
+    /// `sum float64, count int64`, or with the layout of bytes: `top binary [msgpack:TopK:1]`. Two versions of a function whose texts
+    /// are equal can hand their states over.
+    pub fn state_layout(&self) -> String {
+        let fields: Vec<String> = self
+            .state
+            .iter()
+            .map(|f| match f.layout.as_str() {
+                "" => format!("{} {}", f.name, f.data_type),
+                layout => format!("{} {} [{layout}]", f.name, f.data_type),
+            })
+            .collect();
+        fields.join(", ")
+    }
+}
+
+impl fmt::Display for FunctionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Filter => "filter",
+            Self::Scalar => "scalar",
+            Self::Aggregate => "aggregate",
+        })
+    }
+}
