@@ -44,7 +44,7 @@ pub(super) struct Typed {
 impl Planner<'_> {
     /// Something is wrong at `place`.
     pub fn fault(&mut self, place: Place, message: impl Into<String>) {
-        self.faults.push(Fault { place, message: message.into() });
+        self.faults.push(Fault::new(place, message));
     }
 
     /// Says that there is no such column among those of `schema`.
@@ -57,7 +57,10 @@ impl Planner<'_> {
 
     /// Says that there is no such function among `candidates`.
     pub fn unknown_function(&mut self, place: Place, what: &str, name: &str, candidates: &[&str]) {
-        let near = suggest(name, candidates.iter().copied());
+        // Registries have no order, and of two that are as near the text must name the same each time.
+        let mut sorted = candidates.to_vec();
+        sorted.sort_unstable();
+        let near = suggest(name, sorted);
         let hint = "functions of a plugin are there once its .wasm file is in the folder of plugins (--plugins)";
         self.fault(place, format!("unknown {what} `{name}`{near}{}{hint}", if near.is_empty() { "; " } else { " " }));
     }
@@ -186,11 +189,15 @@ impl Planner<'_> {
         }
         for name in functions {
             let (scalar, aggregate) = (self.state.scalar_functions(), self.state.aggregate_functions());
-            if scalar.contains_key(&name) || self.state.higher_order_functions().contains_key(&name) || PLANNED.contains(&&*name) {
+            if scalar.contains_key(&name) || self.state.higher_order_functions().contains_key(&name) || PLANNED.contains(&&*name)
+            {
                 continue;
             }
             if aggregate.contains_key(&name) || self.state.window_functions().contains_key(&name) {
-                self.fault(place, format!("`{name}` is an aggregate: it stands as a reducer in window_aggregate, not in an expression"));
+                self.fault(
+                    place,
+                    format!("`{name}` is an aggregate: it stands as a reducer in window_aggregate, not in an expression"),
+                );
                 continue;
             }
             let candidates: Vec<String> = scalar.keys().cloned().collect();
@@ -266,17 +273,18 @@ pub(super) fn type_name(data_type: &DataType) -> String {
 /// DataFusion's error without its jargon: one line, no prefixes, no lists of candidates.
 pub(super) fn reason(error: &DataFusionError) -> String {
     let text = error.find_root().strip_backtrace();
+    let mut text = text.lines().next().unwrap_or_default();
     if let Some((_, errors)) = text.split_once("failed to match any signature, errors: ") {
-        let mut each: Vec<&str> = errors.split(PLANNING).map(|e| e.trim_end_matches(['.', ',', ' '])).filter(|e| !e.is_empty()).collect();
+        let mut each: Vec<&str> = errors.split(PLANNING).map(|e| e.trim_end_matches(['.', ',', ' '])).collect();
+        each.retain(|e| !e.is_empty());
         each.dedup();
         return each.join(", or ");
     }
-    let mut text = text.as_str();
     while let Some(rest) = PREFIXES.iter().find_map(|p| text.strip_prefix(p)) {
         text = rest.trim_start();
     }
-    let end = ["No function matches", "\n"].iter().filter_map(|m| text.find(m)).min();
-    text[..end.unwrap_or(text.len())].trim().trim_end_matches("\")").trim_end_matches(['.', ';', ',']).to_owned()
+    let text = text.split("No function matches").next().unwrap_or(text);
+    text.trim().trim_end_matches("\")").trim_end_matches(['.', ';', ',']).to_owned()
 }
 
 const PLANNING: &str = "Error during planning: ";
