@@ -67,8 +67,7 @@ impl Context {
     }
 
     fn plan(&self, file: &Path, plugins: &PluginSet) -> Result<(Pipeline, Plan), ConfigErrors> {
-        let options =
-            LoadOptions { connections: self.connections.clone(), sets: self.sets.clone(), ..LoadOptions::default() };
+        let options = LoadOptions { connections: self.connections.clone(), sets: self.sets.clone(), ..LoadOptions::default() };
         let pipeline = config::load(file, &options)?;
         let plan = plan::build(&pipeline, plugins)?;
         Ok((pipeline, plan))
@@ -90,7 +89,7 @@ pub fn check(args: &CheckArgs) -> Result<(), Error> {
         match outcome {
             Ok(_) if args.context.json => report.push(json!({ "file": file, "ok": true, "faults": [] })),
             Ok((_, plan)) => println!("{}: well; {}", file.display(), summary(&plan)),
-            Err(errors) if args.context.json => report.push(json!({ "file": file, "ok": false, "faults": faults(&errors) })),
+            Err(errors) if args.context.json => report.push(json!({ "file": file, "ok": false, "faults": errors.to_json() })),
             Err(errors) => println!("{}", errors.to_string().trim_end()),
         }
     }
@@ -137,9 +136,4 @@ fn summary(plan: &Plan) -> String {
         n => format!("{n} guests"),
     };
     format!("{guests}, gives {}", columns.join(", "))
-}
-
-fn faults(errors: &ConfigErrors) -> Vec<Value> {
-    let fault = |f: &config::fault::Fault| json!({ "line": f.place.line, "column": f.place.column, "message": f.message });
-    errors.faults.iter().map(fault).collect()
 }

@@ -109,7 +109,10 @@ pub(super) fn window(
     let duration = duration(planner, &spec.duration);
     let slide = spec.slide.as_ref().map_or(duration, |s| self::duration(planner, s));
     if let Some(placed) = spec.slide.as_ref().filter(|_| slide > duration) {
-        planner.fault(placed.place, "the slide is longer than the window, so rows between two windows would be lost; make it at most the duration");
+        planner.fault(
+            placed.place,
+            "the slide is longer than the window, so rows between two windows would be lost; make it at most the duration",
+        );
     }
     let window = WindowPlan {
         event_time: event_time.unwrap_or(0),
@@ -209,7 +212,10 @@ fn draft<'a>(
         match value.cast_to(field.data_type()) {
             Ok(value) => arguments.push(Argument::Constant(value)),
             Err(e) => {
-                planner.fault(place, format!("the argument {value} of `{}` can't be {}: {}", udf.name(), field.data_type(), reason(&e)));
+                planner.fault(
+                    place,
+                    format!("the argument {value} of `{}` can't be {}: {}", udf.name(), field.data_type(), reason(&e)),
+                );
                 return None;
             }
         }
@@ -301,7 +307,8 @@ fn describe(planner: &Planner<'_>, layout: &mut String, draft: &Draft<'_>, funct
             Argument::Column(_) => None,
         })
         .collect();
-    let _ = write!(layout, "\n{}: {distinct}{name}({}) state {}", draft.spec.output.value, constants.join(", "), state.join(", "));
+    let _ =
+        write!(layout, "\n{}: {distinct}{name}({}) state {}", draft.spec.output.value, constants.join(", "), state.join(", "));
     if planner.functions.guest(name).is_some_and(|(kind, _)| kind == FunctionKind::Aggregate)
         && let Some(guest) = planner.functions.layout_of(name)
     {

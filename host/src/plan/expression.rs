@@ -11,12 +11,15 @@ use crate::plugin::{FunctionKind, GuestUse};
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
-use datafusion::error::DataFusionError;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::{self, ObjectNamePart, visit_expressions};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// Finds functions, types expressions, and gathers what is wrong and which guests are used.
 pub(super) struct Planner<'a> {
@@ -41,7 +44,7 @@ pub(super) struct Typed {
 impl Planner<'_> {
     /// Something is wrong at `place`.
     pub fn fault(&mut self, place: Place, message: impl Into<String>) {
-        self.faults.push(Fault { place, message: message.into() });
+        self.faults.push(Fault::new(place, message));
     }
 
     /// Says that there is no such column among those of `schema`.
@@ -54,7 +57,10 @@ impl Planner<'_> {
 
     /// Says that there is no such function among `candidates`.
     pub fn unknown_function(&mut self, place: Place, what: &str, name: &str, candidates: &[&str]) {
-        let near = suggest(name, candidates.iter().copied());
+        // Registries have no order, and of two that are as near the text must name the same each time.
+        let mut sorted = candidates.to_vec();
+        sorted.sort_unstable();
+        let near = suggest(name, sorted);
         let hint = "functions of a plugin are there once its .wasm file is in the folder of plugins (--plugins)";
         self.fault(place, format!("unknown {what} `{name}`{near}{}{hint}", if near.is_empty() { "; " } else { " " }));
     }
@@ -117,8 +123,7 @@ impl Planner<'_> {
             self.fault(place, format!("`{text}`: {message}"));
             return None;
         }
-        let physical = self.state.create_physical_expr(expr.clone(), schema);
-        match physical.and_then(|p| p.data_type(schema.as_arrow())) {
+        match self.data_type(&expr, schema) {
             Ok(data_type) => {
                 self.note_guests(&expr);
                 Some(Typed { expr, data_type })
@@ -128,6 +133,15 @@ impl Planner<'_> {
                 None
             }
         }
+    }
+
+    /// The type of an expression that can be coerced, whose constants can be folded, and that can be evaluated.
+    fn data_type(&self, expr: &Expr, schema: &DFSchema) -> Result<DataType> {
+        let options = Arc::clone(self.state.config_options());
+        let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).with_config_options(options).build();
+        let simplifier = ExprSimplifier::new(context);
+        let simplified = simplifier.simplify(simplifier.coerce(expr.clone(), schema)?)?;
+        self.state.create_physical_expr(simplified, schema)?.data_type(schema.as_arrow())
     }
 
     /// Notes that a guest is used.
@@ -175,11 +189,15 @@ impl Planner<'_> {
         }
         for name in functions {
             let (scalar, aggregate) = (self.state.scalar_functions(), self.state.aggregate_functions());
-            if scalar.contains_key(&name) || self.state.higher_order_functions().contains_key(&name) || PLANNED.contains(&&*name) {
+            if scalar.contains_key(&name) || self.state.higher_order_functions().contains_key(&name) || PLANNED.contains(&&*name)
+            {
                 continue;
             }
             if aggregate.contains_key(&name) || self.state.window_functions().contains_key(&name) {
-                self.fault(place, format!("`{name}` is an aggregate: it stands as a reducer in window_aggregate, not in an expression"));
+                self.fault(
+                    place,
+                    format!("`{name}` is an aggregate: it stands as a reducer in window_aggregate, not in an expression"),
+                );
                 continue;
             }
             let candidates: Vec<String> = scalar.keys().cloned().collect();
@@ -254,21 +272,31 @@ pub(super) fn type_name(data_type: &DataType) -> String {
 
 /// DataFusion's error without its jargon: one line, no prefixes, no lists of candidates.
 pub(super) fn reason(error: &DataFusionError) -> String {
-    let text = error.strip_backtrace();
-    let mut text = text.as_str();
-    const PREFIXES: [&str; 8] = [
-        "Error during planning: ",
-        "SQL error: ",
-        "ParserError(\"",
-        "Schema error: ",
-        "type_coercion",
-        "Execution error: ",
-        "This feature is not implemented: ",
-        "caused by",
-    ];
+    let text = error.find_root().strip_backtrace();
+    let mut text = text.lines().next().unwrap_or_default();
+    if let Some((_, errors)) = text.split_once("failed to match any signature, errors: ") {
+        let mut each: Vec<&str> = errors.split(PLANNING).map(|e| e.trim_end_matches(['.', ',', ' '])).collect();
+        each.retain(|e| !e.is_empty());
+        each.dedup();
+        return each.join(", or ");
+    }
     while let Some(rest) = PREFIXES.iter().find_map(|p| text.strip_prefix(p)) {
         text = rest.trim_start();
     }
-    let end = ["\n\tCandidate functions", "\n\nCandidate", "No function matches", "\n"].iter().filter_map(|m| text.find(m)).min();
-    text[..end.unwrap_or(text.len())].trim().trim_end_matches("\")").trim_end_matches([';', ',']).to_owned()
+    let text = text.split("No function matches").next().unwrap_or(text);
+    text.trim().trim_end_matches("\")").trim_end_matches(['.', ';', ',']).to_owned()
 }
+
+const PLANNING: &str = "Error during planning: ";
+/// What DataFusion puts before its errors.
+const PREFIXES: [&str; 9] = [
+    PLANNING,
+    "Internal error: ",
+    "SQL error: ",
+    "ParserError(\"",
+    "Schema error: ",
+    "Execution error: ",
+    "Arrow error: ",
+    "Cast error: ",
+    "This feature is not implemented: ",
+];

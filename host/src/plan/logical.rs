@@ -42,11 +42,7 @@ pub(super) fn build_with(pipeline: &Pipeline, functions: &dyn Functions) -> Resu
         }
         _ => {}
     }
-    faults.sort_by_key(|f| (f.place.line, f.place.column));
-    faults.dedup();
-    // An excerpt is shown with a fault where the file can still be read.
-    let source = std::fs::read_to_string(&pipeline.file).unwrap_or_default();
-    Err(ConfigErrors::new(&pipeline.file, &source, faults))
+    Err(ConfigErrors::new(&pipeline.file, &pipeline.text, faults))
 }
 
 fn plan(planner: &mut Planner<'_>, pipeline: &Pipeline) -> Result<Plan> {
@@ -103,7 +99,10 @@ fn aggregated(
     let (mut window, layout) = aggregate::window(planner, &mut stage, spec, with_versions)?;
     let mut results = scan_results(&window.result, with_versions)?;
     for again in after.iter().filter(|o| matches!(o.value, Operation::WindowAggregate(_))) {
-        planner.fault(again.place, "a pipeline has one window_aggregate; write the results to a topic and aggregate that in another pipeline");
+        planner.fault(
+            again.place,
+            "a pipeline has one window_aggregate; write the results to a topic and aggregate that in another pipeline",
+        );
     }
     for late in after.iter().filter(|o| matches!(o.value, Operation::Parse(_))) {
         planner.fault(late.place, "parse reads the records, which are gone after window_aggregate; move it to the front");
@@ -116,7 +115,8 @@ fn aggregated(
     select_scanned(&mut post, &window.result);
     let guests = guests(planner);
     window.plugin_versions = with_versions.then(|| versions(&guests));
-    window.decoded_event_time = origin.and_then(|o| pre.input.index_of(&o).ok()).filter(|i| *pre.input.field(*i).data_type() == timestamp_type());
+    window.decoded_event_time =
+        origin.and_then(|o| pre.input.index_of(&o).ok()).filter(|i| *pre.input.field(*i).data_type() == timestamp_type());
     let output_keys = output_keys(&window, &post.output);
     Ok(Plan {
         decode: decoded_fields(fields, &pre),
@@ -167,7 +167,10 @@ fn parsed(planner: &mut Planner<'_>, parse: &ParseSpec, fields: &mut Vec<DecodeF
         "value" => false,
         "key" => true,
         other => {
-            planner.fault(parse.input.place, format!("parse reads `value` or `key`, not `{other}`; a jsonPath reaches into nested JSON"));
+            planner.fault(
+                parse.input.place,
+                format!("parse reads `value` or `key`, not `{other}`; a jsonPath reaches into nested JSON"),
+            );
             false
         }
     };

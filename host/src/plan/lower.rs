@@ -63,7 +63,8 @@ fn walk(state: &SessionState, plan: &LogicalPlan) -> Result<Lowered> {
             let mut lowered = walk(state, &projection.input)?;
             let input = projection.input.schema();
             if !is_identity(&projection.expr, input, &projection.schema) {
-                let columns = projection.expr.iter().map(|e| state.create_physical_expr(e.clone(), input)).collect::<Result<_>>()?;
+                let columns =
+                    projection.expr.iter().map(|e| state.create_physical_expr(e.clone(), input)).collect::<Result<_>>()?;
                 lowered.output = arrow_schema(&projection.schema);
                 lowered.steps.push(Step::Project(columns, Arc::clone(&lowered.output)));
             }

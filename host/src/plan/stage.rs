@@ -157,7 +157,8 @@ pub(super) fn named(expr: Expr, name: &str) -> Expr {
 /// Faults a name of an output column that is there already or is kept for Kindling.
 pub(super) fn check_name(planner: &mut Planner<'_>, name: &Placed<String>, names: &mut HashSet<String>) -> bool {
     if name.value.starts_with(HIDDEN_PREFIX) {
-        let message = format!("the column name `{}` starts with `{HIDDEN_PREFIX}`, which is kept for Kindling; rename it", name.value);
+        let message =
+            format!("the column name `{}` starts with `{HIDDEN_PREFIX}`, which is kept for Kindling; rename it", name.value);
         planner.fault(name.place, message);
         return false;
     }

@@ -11,7 +11,10 @@ fn check(operations: Vec<Placed<Operation>>, expected: &[&str]) {
 
 #[test]
 fn unknown_columns() {
-    check(vec![parse(1), filter(2, "nam = 'a' AND siz > 1")], &["2: unknown column `nam`; did you mean `name`?", "2: unknown column `siz`; did you mean `size`?"]);
+    check(
+        vec![parse(1), filter(2, "nam = 'a' AND siz > 1")],
+        &["2: unknown column `nam`; did you mean `name`?", "2: unknown column `siz`; did you mean `size`?"],
+    );
     check(vec![parse(1), filter(2, "__row > 1")], &["2: unknown column `__row`"]);
     check(vec![parse(1), project(2, &[("a", "name")]), filter(3, "size > 1")], &["3: unknown column `size`; there are: a"]);
     check(vec![parse(1), filter(2, "CamelCase = 'x'")], &["2: unknown column `CamelCase`; did you mean `camelCase`?"]);
@@ -25,7 +28,10 @@ fn unknown_functions() {
     );
     check(vec![parse(1), guest_filter(2, "smal", &["size"])], &["2: unknown filter `smal`; did you mean `small`?"]);
     check(vec![parse(1), guest_filter(2, "shout", &["name"])], &["2: `shout` is a scalar function, not a filter"]);
-    check(vec![parse(1), guest_filter(2, "total", &["size"])], &["2: `total` is an aggregate, not a filter; use it in a reducer"]);
+    check(
+        vec![parse(1), guest_filter(2, "total", &["size"])],
+        &["2: `total` is an aggregate, not a filter; use it in a reducer"],
+    );
     let of = |reducer| vec![parse(1), window(3, "st", &[], vec![reduce(4, reducer, &["size"], "n")])];
     check(of("coutn"), &["4: unknown reducer `coutn`; did you mean `count`?"]);
     check(of("small"), &["4: `small` is a filter, not an aggregate"]);
@@ -42,17 +48,27 @@ fn expressions_that_are_none() {
     check(vec![parse(1), filter(2, "sum(size) > 1")], &["2: `sum` is an aggregate: it stands as a reducer"]);
     check(vec![parse(1), filter(2, "random() > 0.5")], &["2: `random() > 0.5`: `random` gives another value each time"]);
     check(vec![parse(1), filter(2, "st > now()")], &["2: `st > now()`: `now` gives another value each time"]);
-    check(vec![parse(1), filter(2, "st > current_date")], &["2: `st > current_date`: `current_date` gives another value each time"]);
+    check(
+        vec![parse(1), filter(2, "st > current_date")],
+        &["2: `st > current_date`: `current_date` gives another value each time"],
+    );
     check(vec![parse(1), filter(2, "size in (select 1)")], &["2: `size in (select 1)`: an expression can't hold a query"]);
+    check(vec![parse(1), filter(2, "size = 'x'")], &["2: `size = 'x'`: Cannot cast string 'x' to value of Int64 type"]);
     check(vec![parse(1), filter(2, "size = $1")], &["2: `size = $1`: "]);
 }
 
 #[test]
 fn wrong_types_of_arguments() {
     check(vec![parse(1), guest_filter(2, "small", &["name", "size"])], &["2: `small`: "]);
-    check(vec![parse(1), project(2, &[("x", "abs(name, size)")])], &["2: `abs(name, size)`: "]);
+    check(
+        vec![parse(1), project(2, &[("x", "abs(name, size)")])],
+        &["2: `abs(name, size)`: Function 'abs' expects 1 arguments but received 2"],
+    );
     let of = |reducer, column: &'static str| vec![parse(1), window(3, "st", &[], vec![reduce(4, reducer, &[column], "n")])];
-    check(of("avg", "good"), &["4: `avg` can't be called so: "]);
+    check(of("avg", "good"), &["4: `avg` can't be called so: Function 'avg' requires Decimal, but received Boolean"]);
+    check(of("sum", "good"), &["4: `sum` can't be called so: Function 'sum' requires "]);
+    let text = faults(&pipeline(of("sum", "good"))).join("");
+    assert!(!text.contains('\n') && !text.contains("bug") && !text.contains("Internal"), "{text}");
     let mut percentile = reduce(4, "approx_percentile_cont", &["size"], "p");
     percentile.arguments = vec![constant(5, Constant::Double(7.0))];
     check(vec![parse(1), window(3, "st", &[], vec![percentile])], &["4: `approx_percentile_cont` can't be used so: "]);
@@ -63,7 +79,10 @@ fn wrong_types_of_arguments() {
 fn names_of_columns() {
     check(vec![parse(1), project(2, &[("a", "name"), ("a", "size")])], &["2: there are two columns `a`"]);
     check(vec![parse(1), project(2, &[("__a", "name")])], &["2: the column name `__a` starts with `__`"]);
-    check(vec![parse(1), parse(2)], &["2: there are two columns `st`"; 1].iter().chain(&["2: "; 6]).copied().collect::<Vec<_>>().as_slice());
+    check(
+        vec![parse(1), parse(2)],
+        &["2: there are two columns `st`"; 1].iter().chain(&["2: "; 6]).copied().collect::<Vec<_>>().as_slice(),
+    );
     let n = || vec![reduce(4, "count", &[], "name")];
     check(vec![parse(1), window(3, "st", &["name"], n())], &["4: there are two columns `name`"]);
     check(vec![parse(1), window(3, "st", &["name", "name"], vec![])], &["3: there are two columns `name`"]);
@@ -73,9 +92,15 @@ fn names_of_columns() {
 fn windows() {
     let n = || vec![reduce(4, "count", &[], "n")];
     check(vec![parse(1), window(3, "time", &["name"], n())], &["3: unknown column `time`"]);
-    check(vec![parse(1), window(3, "size", &["name"], n())], &["3: the event time `size` is a long, not a timestamp; parse it with outputType milliToTimestamp"]);
+    check(
+        vec![parse(1), window(3, "size", &["name"], n())],
+        &["3: the event time `size` is a long, not a timestamp; parse it with outputType milliToTimestamp"],
+    );
     check(vec![parse(1), window(3, "st", &["nam"], n())], &["3: unknown column `nam`"]);
-    check(vec![parse(1), window(3, "st", &[], n()), window(6, "window_end", &[], n())], &["6: a pipeline has one window_aggregate"]);
+    check(
+        vec![parse(1), window(3, "st", &[], n()), window(6, "window_end", &[], n())],
+        &["6: a pipeline has one window_aggregate"],
+    );
     check(vec![parse(1), window(3, "st", &[], n()), parse(6)], &["6: "; 8]);
     check(vec![project(1, &[("a", "value")]), parse(2)], &["2: parse stands behind a project"]);
 }
@@ -96,16 +121,4 @@ fn all_faults_of_a_file_come_at_once() {
     ];
     let lines: Vec<String> = faults(&pipeline(operations)).iter().map(|f| f.split(':').next().unwrap().to_owned()).collect();
     assert_eq!(lines, ["2", "3", "4", "8", "9", "10", "11", "12"]);
-}
-#[test]
-fn zz_print() {
-    for sql in ["good > st", "abs(name, size)", "size = $1", "uper(name) = nam", "size >", "size > 1 banana", "date_trunc('minute')", "lower(size) > abs('x')", "upper(name, name)", "cast(name as foo)", "name + st", "substr()", "regexp_like(name)", "size -> 'x'", "count(*) over () > 1","value.a = 1", "name = 'a' and", "size = 'x'", "foo.bar(1)", "size / 0 = 1", "name['a'] = 'x'"] {
-        match build_with(&pipeline(vec![parse(1), filter(2, sql)]), &Native) { Ok(p) => println!("OK {sql}: {}", crate::plan::explain(&p, &pipeline(vec![])).lines().find(|l| l.contains("filter")).unwrap_or("")), Err(e) => println!("{e}") }
-    }
-    for (r, c) in [("avg", vec!["good"]), ("total", vec!["name"]), ("count", vec![]), ("sum", vec!["size", "name"]), ("approx_percentile_cont", vec!["size"]), ("total", vec![]), ("sum", vec!["name"]), ("corr", vec!["size"]), ("nth_value", vec!["size"]), ("grouping", vec!["size"])] {
-        for distinct in [false, true] {
-        let mut a = reduce(4, r, &c, "n"); a.distinct = distinct;
-        match build_with(&pipeline(vec![parse(1), window(3, "st", &[], vec![a])]), &Native) { Ok(_) => println!("OK {r}"), Err(e) => println!("{e}") }
-        }
-    }
 }

@@ -2,6 +2,7 @@
 
 mod aggregation;
 mod faults;
+mod guests;
 mod steps;
 
 use super::functions::Functions;
@@ -70,7 +71,8 @@ impl Functions for Native {
             "total" => (FunctionKind::Aggregate, "sizes"),
             _ => return None,
         };
-        let used = GuestUse { function: function.into(), plugin: plugin.into(), version: "1.0.0".into(), hash: "0123456789ab".into() };
+        let used =
+            GuestUse { function: function.into(), plugin: plugin.into(), version: "1.0.0".into(), hash: "0123456789ab".into() };
         Some((kind, used))
     }
 
@@ -159,6 +161,7 @@ fn window(line: usize, event_time: &str, keys: &[&str], aggregations: Vec<Aggreg
 fn pipeline(operations: Vec<Placed<Operation>>) -> Pipeline {
     Pipeline {
         file: "p.yaml".into(),
+        text: String::new(),
         name: "p".into(),
         team: "t".into(),
         version: String::new(),
@@ -218,7 +221,9 @@ fn batch(plan: &Plan) -> RecordBatch {
 fn rows(batch: &RecordBatch) -> Vec<String> {
     let shown: Vec<usize> = (0..batch.num_columns()).filter(|i| batch.schema().field(*i).name() != "__row").collect();
     let options = arrow::util::display::FormatOptions::default().with_null("-");
-    let value = |c: usize, r: usize| arrow::util::display::ArrayFormatter::try_new(batch.column(c), &options).unwrap().value(r).to_string();
+    let value = |c: usize, r: usize| {
+        arrow::util::display::ArrayFormatter::try_new(batch.column(c), &options).unwrap().value(r).to_string()
+    };
     (0..batch.num_rows()).map(|r| shown.iter().map(|c| value(*c, r)).collect::<Vec<_>>().join(" ")).collect()
 }
 

@@ -86,7 +86,8 @@ fn a_guest_filter_sees_only_what_is_left() {
 
 #[test]
 fn a_guest_in_a_projection_is_called_once() {
-    let operations = vec![parse(1), project(2, &[("loud", "shout(name)")]), filter(3, "loud <> 'a!'"), project(4, &[("l", "loud || loud")])];
+    let operations =
+        vec![parse(1), project(2, &[("loud", "shout(name)")]), filter(3, "loud <> 'a!'"), project(4, &[("l", "loud || loud")])];
     let plan = plan(operations);
     let calls: usize = plan
         .pre
@@ -125,6 +126,7 @@ fn versions_of_plugins_come_out_where_asked_for() {
 
 #[test]
 fn output_types_can_be_written() {
-    let plan = plan(vec![parse(1), project(2, &[("t", "to_timestamp(size)"), ("n", "NULL"), ("v", "arrow_cast(name, 'Utf8View')")])]);
+    let plan =
+        plan(vec![parse(1), project(2, &[("t", "to_timestamp(size)"), ("n", "NULL"), ("v", "arrow_cast(name, 'Utf8View')")])]);
     assert_eq!(types(&plan.output), ["t Timestamp(ms)", "n Utf8", "v Utf8"]);
 }
