@@ -25,9 +25,9 @@ pub struct Events {
 pub struct Expected {
     /// Events in all.
     pub events: u64,
-    /// Experiment assignments that are whole JSON.
+    /// Experiment assignments that are as they should be: counted, or late.
     pub assignments: u64,
-    /// Events that are not JSON.
+    /// Events that must be rejected: not JSON, or a field of a wrong type.
     pub broken: u64,
 }
 
@@ -133,14 +133,21 @@ impl Events {
             let (partition, offset) = place(&self.spec, n);
             let record = generate::event(&self.spec, partition, offset);
             let value: Option<serde_json::Value> = record.value.as_deref().and_then(|v| serde_json::from_slice(v).ok());
-            match value {
-                None => expected.broken += 1,
-                Some(v) if v["name"] == "Experiment.assign" => expected.assignments += 1,
-                Some(_) => {}
-            }
+            let Some(value) = value.filter(is_typed) else {
+                expected.broken += 1;
+                continue;
+            };
+            expected.assignments += u64::from(value["name"] == "Experiment.assign");
         }
         expected
     }
+}
+
+/// Whether the fields that the pipeline parses have their types.
+fn is_typed(value: &serde_json::Value) -> bool {
+    let scalar = |name: &str| !value[name].is_object() && !value[name].is_array();
+    let texts = ["name", "experimentGroup", "experimentName", "experimentBucket"];
+    value.is_object() && value["st"].is_i64() && texts.into_iter().all(scalar)
 }
 
 /// Partition and offset of the event with number `n`: the generator deals them out in turn.

@@ -151,7 +151,7 @@ impl View {
     /// When a row is lost or counted twice, or the swap did not show.
     pub fn finish(&self, counts: &Counts, expected: &Expected, args: &DemoArgs) -> Result<(), Error> {
         let accounted = self.counted + counts.late as i64;
-        let good = counts.rows == expected.events && accounted == expected.assignments as i64 - self.rejected_assignments(counts, expected);
+        let good = counts.rows == expected.events && accounted == expected.assignments as i64 && counts.rejects == expected.broken;
         let seconds = self.started.elapsed().as_secs_f64();
         if args.json {
             let swap = self.first_new.as_ref().map(|(d, row)| serde_json::json!({"seconds": d.as_secs_f64(), "row": row}));
@@ -167,24 +167,20 @@ impl View {
                 None => println!("\nthe demo ended before a window of experiment_count 2.0.0 closed"),
             }
             println!(
-                "\n{} events = {} read; of {} whole assignments {} counted + {} late + {} rejected: {}",
-                expected.events,
+                "\n{} of {} events read; {} experiment assignments = {} counted + {} late; {} of {} broken events rejected: {}",
                 counts.rows,
+                expected.events,
                 expected.assignments,
                 self.counted,
                 counts.late,
-                self.rejected_assignments(counts, expected),
+                counts.rejects,
+                expected.broken,
                 if good { "no row was lost, none counted twice" } else { "THESE DON'T ADD UP" }
             );
-            println!("{} events that are not JSON, {} rejects in all, {seconds:.1} s", expected.broken, counts.rejects);
-            println!("\nNext: kindling check {} and kindling run it; or write a guest: kindling plugin new my_count --kind aggregate", "pipeline.yaml");
+            println!("({seconds:.1} s; the events were counted a second time, without the pipeline)");
+            println!("\nNext, a guest of your own:  kindling plugin new my_count --kind aggregate");
         }
         if good { Ok(()) } else { Err(Error::new(Kind::Internal, "the demo's rows don't add up")) }
-    }
-
-    /// Assignments that are JSON but of a wrong type somewhere: rejects less what is no JSON at all.
-    fn rejected_assignments(&self, counts: &Counts, expected: &Expected) -> i64 {
-        counts.rejects as i64 - expected.broken as i64
     }
 }
 
