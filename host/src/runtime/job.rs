@@ -533,11 +533,13 @@ impl Driver<'_> {
         if let Some(probation) = &mut self.probation
             && Arc::ptr_eq(&probation.candidate.plan, &waiting.plan)
         {
+            if probation.epochs_left == self.limits.probation_epochs {
+                let (name, version) = &probation.candidate.new;
+                self.swapper.note(name, format!("version {version} has taken over"), false);
+            }
             probation.epochs_left = probation.epochs_left.saturating_sub(1);
             if probation.epochs_left == 0 {
-                let (name, version) = probation.candidate.new.clone();
                 self.probation = None;
-                self.swapper.note(&name, format!("version {version} has taken over"), false);
             }
         }
         let committed = Committed {

@@ -211,11 +211,25 @@ impl Job {
         std::fs::rename(beside, self.plugins().join(name)).expect("renamed");
     }
 
+    /// Waits until the log has `text` so many times.
+    pub fn wait_for(&self, text: &str, times: usize) {
+        let started = Instant::now();
+        while self.log_text().matches(text).count() < times {
+            assert!(started.elapsed() < Duration::from_secs(60), "`{text}` did not come {times} times: {}", self.log_text());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     pub fn start(&self, extra: &[&str]) -> Child {
+        self.start_in("data", extra)
+    }
+
+    /// Starts a process with another folder of data, as another machine would.
+    pub fn start_in(&self, data: &str, extra: &[&str]) -> Child {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a log");
         Command::new(env!("CARGO_BIN_EXE_kindling"))
             .current_dir(self.dir.path())
-            .args(["run", "pipeline.yaml", "--data-dir", "data", "--plugins", "plugins"])
+            .args(["run", "pipeline.yaml", "--data-dir", data, "--plugins", "plugins"])
             .args(extra)
             .env("RUST_LOG", "info")
             .stdout(Stdio::null())
