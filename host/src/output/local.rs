@@ -15,8 +15,8 @@ pub struct LocalCommitter {
 impl From<TreeError> for CommitError {
     fn from(error: TreeError) -> Self {
         match error {
-            TreeError::Io { .. } => Self::Config(error.to_string()),
-            TreeError::Format { .. } => Self::Corrupt(error.to_string()),
+            TreeError::Io { .. } | TreeError::Locked { .. } => Self::Config(error.to_string()),
+            TreeError::Format { .. } | TreeError::Damaged { .. } => Self::Corrupt(error.to_string()),
         }
     }
 }
@@ -53,7 +53,7 @@ impl Committer for LocalCommitter {
         };
         let meta = tree.note("meta")?.map(|bytes| read_meta(&bytes)).transpose()?;
         tree.entries(each)?;
-        self.files = FileSinks::open(&roles(&self.spec), meta.as_ref().map(|m| &m.files))?;
+        self.files = FileSinks::open(&roles(&self.spec), meta.as_ref().map(|m| &m.files), &tree)?;
         self.tree = Some(tree);
         Ok(meta)
     }
