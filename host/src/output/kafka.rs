@@ -1,11 +1,12 @@
 //! Commits of a job with Kafka: one transaction an epoch holds results, side outputs, changelog and source offsets.
 //!
 //! The changelog is a compacted topic with a partition for each shard; the job's [`Meta`] is a record of its partition 0, written last
-//! in each epoch. The local tree follows after the transaction.
+//! in each epoch. The local tree follows after the transaction, and only then.
 
 use crate::config::spec::{SinkSpec, SourceSpec};
 use crate::limits::STATE_SHARDS;
 use crate::output::files::FileSinks;
+use crate::output::follower::Follower;
 use crate::output::local::roles;
 use crate::output::replay::{self, Place, REMOVALS_KEPT_MS, Replayed};
 use crate::output::transaction::Transactions;
@@ -33,7 +34,7 @@ pub struct KafkaCommitter {
     /// Topics of the roles that are topics.
     topics: BTreeMap<&'static str, String>,
     transactions: Option<Transactions>,
-    tree: Option<Tree>,
+    tree: Option<Follower>,
     /// The tree was thrown away once; what does not read back after that is not the tree's fault.
     rebuilt: bool,
     files: FileSinks,
@@ -138,8 +139,10 @@ impl KafkaCommitter {
 
     /// The tree of this job. One that does not read back is made anew: the changelog has everything.
     fn open_tree(&mut self) -> Result<Tree, CommitError> {
-        if let Some(tree) = self.tree.take() {
-            return Ok(tree);
+        match self.tree.take().map(Follower::finish) {
+            Some(Ok(tree)) => return Ok(tree),
+            Some(Err(error)) => tracing::warn!("{error}; the local tree is behind, and is brought up to date from the changelog"),
+            None => {}
         }
         let path = self.spec.tree_path();
         match Tree::open(&path) {
@@ -177,6 +180,15 @@ impl KafkaCommitter {
     }
 }
 
+impl Drop for KafkaCommitter {
+    /// A job that is stopped leaves a tree that is up to date.
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.tree.take().map(Follower::finish) {
+            tracing::warn!("{error}; a restart reads the changelog");
+        }
+    }
+}
+
 impl Committer for KafkaCommitter {
     fn restore(&mut self, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
         self.files = FileSinks::default();
@@ -195,7 +207,7 @@ impl Committer for KafkaCommitter {
             }
             loaded => loaded?,
         };
-        self.tree = Some(tree);
+        self.tree = Some(Follower::new(tree)?);
         self.transactions = Some(transactions);
         Ok(meta)
     }
@@ -214,12 +226,12 @@ impl Committer for KafkaCommitter {
             Err(why) => return Err(transactions.abort(why)),
         };
         self.place.advance(place);
-        // The epoch is committed: a tree that can't follow is not worth stopping for, but it must not be written to again.
-        if let Some(tree) = &self.tree
-            && let Err(error) = replay::note(tree, &commit.changes, &stored, &self.place)
+        // The epoch is committed: a tree that can't follow is not worth stopping for.
+        if let Some(tree) = &mut self.tree
+            && !tree.follow(commit.changes, stored, self.place.clone())
+            && let Some(Err(error)) = self.tree.take().map(Follower::finish)
         {
             tracing::warn!("{error}; the job goes on without it, a restart reads the changelog");
-            self.tree = None;
         }
         Ok(())
     }

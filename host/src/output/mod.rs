@@ -2,6 +2,7 @@
 
 pub mod encode;
 pub mod files;
+pub mod follower;
 pub mod kafka;
 pub mod local;
 pub mod replay;

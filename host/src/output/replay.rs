@@ -144,6 +144,8 @@ impl<'a> Reader<'a> {
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed");
         config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest").set("fetch.queue.backoff.ms", "10");
+        // The end of a partition is told by an empty answer, which the broker holds back this long: 500 ms by default.
+        config.set("fetch.wait.max.ms", "5");
         let consumer: BaseConsumer = config.create().map_err(|e| CommitError::Config(format!("{changelog}: {e}")))?;
         let mut list = TopicPartitionList::new();
         for partition in 0..i32::from(STATE_SHARDS) {

@@ -10,6 +10,12 @@ use std::path::{Path, PathBuf};
 
 /// Version of the layout on disk.
 const FORMAT: &[u8] = b"1";
+/// Bytes of journal that opening reads at most; the store allows no less.
+const JOURNAL_BYTES: u64 = 64 << 20;
+/// Bytes of state in memory before they become a file. The journal is cut when both keyspaces have done that, so notes, which are
+/// few, have a smaller bound.
+const STATE_MEMORY_BYTES: u64 = 16 << 20;
+const NOTES_MEMORY_BYTES: u64 = 64 << 10;
 
 /// Why the tree failed.
 #[derive(Debug, thiserror::Error)]
@@ -70,9 +76,13 @@ impl Tree {
     pub fn open(path: &Path) -> Result<Self, TreeError> {
         std::fs::create_dir_all(path).map_err(|e| TreeError::Io { path: path.to_path_buf(), why: e.to_string() })?;
         // One background thread and a small cache: the table in memory is the hot path, this is its backup.
-        let database = Database::builder(path).worker_threads(1).cache_size(8 << 20).open().map_err(|e| error(path, &e))?;
-        let open = |name: &str| database.keyspace(name, KeyspaceCreateOptions::default).map_err(|e| error(path, &e));
-        let tree = Self { path: path.to_path_buf(), state: open("state")?, notes: open("notes")?, database };
+        let builder = Database::builder(path).worker_threads(1).cache_size(8 << 20).max_journaling_size(JOURNAL_BYTES);
+        let database = builder.open().map_err(|e| error(path, &e))?;
+        let open = |name: &str, memory: u64| {
+            database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memory)).map_err(|e| error(path, &e))
+        };
+        let (state, notes) = (open("state", STATE_MEMORY_BYTES)?, open("notes", NOTES_MEMORY_BYTES)?);
+        let tree = Self { path: path.to_path_buf(), state, notes, database };
         match tree.note("format")? {
             None => tree.apply(&[], &[("format", FORMAT)], true)?,
             Some(found) if found == FORMAT => {}
