@@ -57,12 +57,14 @@ impl Projection {
             (DataType::Timestamp(..), TimestampFormat::Rfc3339) => DataType::Timestamp(TimeUnit::Millisecond, None),
             (other, _) => other.clone(),
         };
-        let fields: Vec<Field> = columns.iter().map(|c| Field::new(schema.field(*c).name(), written(schema.field(*c)), true)).collect();
+        let fields: Vec<Field> =
+            columns.iter().map(|c| Field::new(schema.field(*c).name(), written(schema.field(*c)), true)).collect();
         Self { columns, schema: Arc::new(Schema::new(fields)) }
     }
 
     fn lines(&self, batch: &RecordBatch) -> Result<Vec<Vec<u8>>, ArrowError> {
-        let columns = self.columns.iter().zip(self.schema.fields()).map(|(c, field)| written(batch.column(*c), field.data_type()));
+        let columns =
+            self.columns.iter().zip(self.schema.fields()).map(|(c, field)| written(batch.column(*c), field.data_type()));
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<_, _>>()?)?;
         let builder = WriterBuilder::new().with_explicit_nulls(true).with_timestamp_format(RFC3339_MILLIS.into());
         let mut writer = builder.build::<_, LineDelimited>(Vec::with_capacity(batch.num_rows() * 128));

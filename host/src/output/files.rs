@@ -2,12 +2,21 @@
 //!
 //! A file is written and synced before the epoch commits, and its length is part of the commit; at a restart what lies behind the
 //! committed length is cut off. So a line is in the file exactly once. Lines on standard output can't be taken back: at least once.
+//!
+//! A file is claimed in the local tree before its first line: a job that died before its first commit finds its own lines in it and
+//! may cut them off, while lines of somebody else are never touched. A claim names the path, so that the committed length of one
+//! file is never taken for that of another after the pipeline was changed.
 
 use crate::config::spec::SinkSpec;
 use crate::output::{CommitError, OutRecord};
+use crate::state::tree::Tree;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+
+/// Notes of the local tree that claim a file, by role.
+pub const CLAIMS: [&str; 3] = ["file/sink", "file/late", "file/rejects"];
 
 /// The sinks of a job that are not Kafka topics, by role.
 #[derive(Default)]
@@ -25,14 +34,18 @@ impl FileSinks {
     ///
     /// # Errors
     /// [`CommitError::Config`] when a file can't be used, or has lines that no commit of this job knows of.
-    pub fn open(specs: &[(&'static str, &SinkSpec)], committed: Option<&BTreeMap<String, u64>>) -> Result<Self, CommitError> {
+    pub fn open(
+        specs: &[(&'static str, &SinkSpec)],
+        committed: Option<&BTreeMap<String, u64>>,
+        tree: &Tree,
+    ) -> Result<Self, CommitError> {
         let mut sinks = BTreeMap::new();
         for (role, spec) in specs {
             match spec {
                 SinkSpec::Stdout => drop(sinks.insert(*role, Sink::Stdout)),
                 SinkSpec::File { path } => {
-                    let known = committed.and_then(|c| c.get(*role)).copied();
-                    sinks.insert(*role, open(path, known)?);
+                    let committed = committed.and_then(|c| c.get(*role)).copied();
+                    sinks.insert(*role, claim(role, path, committed, tree)?);
                 }
                 SinkSpec::Kafka { .. } | SinkSpec::Discard => {}
             }
@@ -78,11 +91,24 @@ impl FileSinks {
     }
 }
 
-fn open(path: &str, committed: Option<u64>) -> Result<Sink, CommitError> {
-    let bad = |why: String| CommitError::Config(format!("{path}: {why}"));
-    if let Some(folder) = std::path::Path::new(path).parent() {
-        std::fs::create_dir_all(folder).map_err(|e| bad(e.to_string()))?;
+fn claim(role: &str, path: &str, committed: Option<u64>, tree: &Tree) -> Result<Sink, CommitError> {
+    let absolute = std::path::absolute(path).map_err(|e| CommitError::Config(format!("{path}: {e}")))?;
+    let name = format!("file/{role}");
+    let claimed = tree.note(&name)?;
+    let own = claimed.as_deref() == Some(absolute.as_os_str().as_encoded_bytes());
+    // Without a claim the tree is new on this machine, and the length speaks of the file all the same.
+    let committed = if claimed.is_some() && !own { None } else { committed };
+    let sink = open(path, &absolute, committed, own)?;
+    if !own {
+        tree.apply(&[], &[(&name, absolute.as_os_str().as_encoded_bytes())], true)?;
     }
+    Ok(sink)
+}
+
+fn open(path: &str, absolute: &Path, committed: Option<u64>, own: bool) -> Result<Sink, CommitError> {
+    let bad = |why: String| CommitError::Config(format!("{path}: {why}"));
+    let folder = absolute.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(folder).map_err(|e| bad(e.to_string()))?;
     let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(|e| bad(e.to_string()))?;
     match file.try_lock() {
         Ok(()) => {}
@@ -91,15 +117,19 @@ fn open(path: &str, committed: Option<u64>) -> Result<Sink, CommitError> {
     }
     let found = file.metadata().map_err(|e| bad(e.to_string()))?.len();
     let length = match committed {
-        None if found == 0 => 0,
+        None if found == 0 || own => 0,
         None => return Err(bad("the file has lines that this job did not write: remove it, or name another".into())),
         Some(length) if found < length => {
-            return Err(bad(format!("{length} bytes were committed and {found} are there: results have been removed; name another file and data folder")));
+            return Err(bad(format!(
+                "{length} bytes were committed and {found} are there: results have been removed; name another file and data folder"
+            )));
         }
         Some(length) => length,
     };
     let cut = file.set_len(length).and_then(|()| file.seek(SeekFrom::Start(length)));
     cut.map_err(|e| bad(e.to_string()))?;
+    // A new file is durable only with its entry in the folder.
+    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| bad(e.to_string()))?;
     Ok(Sink::File { path: path.to_owned(), file, length })
 }
 
@@ -111,23 +141,61 @@ mod tests {
         OutRecord { key: None, value: text.into() }
     }
 
+    fn open(spec: &SinkSpec, committed: Option<&BTreeMap<String, u64>>, tree: &Tree) -> Result<FileSinks, CommitError> {
+        FileSinks::open(&[("sink", spec)], committed, tree)
+    }
+
+    fn config_error(opened: Result<FileSinks, CommitError>, part: &str) {
+        assert!(matches!(opened, Err(CommitError::Config(ref e)) if e.contains(part)), "{:?}", opened.err());
+    }
+
     #[test]
     fn lines_that_no_commit_knows_of_are_cut_off() {
         let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::open(&dir.path().join("tree")).unwrap();
         let path = dir.path().join("a/out.jsonl").display().to_string();
         let spec = SinkSpec::File { path: path.clone() };
-        let mut sinks = FileSinks::open(&[("sink", &spec)], None).unwrap();
+        let mut sinks = open(&spec, None, &tree).unwrap();
         sinks.write("sink", &[line("1"), line("2")]).unwrap();
         let committed = sinks.lengths();
         sinks.write("sink", &[line("3")]).unwrap();
-        assert!(matches!(FileSinks::open(&[("sink", &spec)], Some(&committed)), Err(CommitError::Config(e)) if e.contains("another process")));
+        config_error(open(&spec, Some(&committed), &tree), "another process");
         drop(sinks);
-        assert!(matches!(FileSinks::open(&[("sink", &spec)], None), Err(CommitError::Config(e)) if e.contains("did not write")));
-        let mut sinks = FileSinks::open(&[("sink", &spec)], Some(&committed)).unwrap();
+        let mut sinks = open(&spec, Some(&committed), &tree).unwrap();
         sinks.write("sink", &[line("4")]).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n2\n4\n");
         drop(sinks);
         std::fs::write(&path, "1\n").unwrap();
-        assert!(FileSinks::open(&[("sink", &spec)], Some(&committed)).is_err());
+        config_error(open(&spec, Some(&committed), &tree), "have been removed");
+    }
+
+    #[test]
+    fn lines_of_a_job_that_died_before_its_first_commit_are_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::open(&dir.path().join("tree")).unwrap();
+        let path = dir.path().join("out.jsonl").display().to_string();
+        let spec = SinkSpec::File { path: path.clone() };
+        open(&spec, None, &tree).unwrap().write("sink", &[line("1")]).unwrap();
+        open(&spec, None, &tree).unwrap().write("sink", &[line("2")]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "2\n");
+    }
+
+    #[test]
+    fn lines_of_others_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::open(&dir.path().join("tree")).unwrap();
+        let spec = |name: &str| SinkSpec::File { path: dir.path().join(name).display().to_string() };
+        std::fs::write(dir.path().join("theirs"), "x\n").unwrap();
+        config_error(open(&spec("theirs"), None, &tree), "did not write");
+        let mut sinks = open(&spec("a"), None, &tree).unwrap();
+        sinks.write("sink", &[line("1")]).unwrap();
+        let committed = sinks.lengths();
+        drop(sinks);
+        // The pipeline names another file now: the length belongs to the first one.
+        let mut sinks = open(&spec("b"), Some(&committed), &tree).unwrap();
+        sinks.write("sink", &[line("2")]).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("b")).unwrap(), "2\n");
+        config_error(open(&spec("theirs"), Some(&committed), &tree), "did not write");
+        assert_eq!(std::fs::read_to_string(dir.path().join("theirs")).unwrap(), "x\n");
     }
 }

@@ -1,22 +1,26 @@
 //! Commits of a job with Kafka: one transaction an epoch holds results, side outputs, changelog and source offsets.
 //!
 //! The changelog is a compacted topic with a partition for each shard; the job's [`Meta`] is a record of its partition 0, written last
-//! in each epoch. The local tree follows after the transaction.
+//! in each epoch. The local tree follows after the transaction, and only then.
 
 use crate::config::spec::{SinkSpec, SourceSpec};
 use crate::limits::STATE_SHARDS;
 use crate::output::files::FileSinks;
+use crate::output::follower::Follower;
 use crate::output::local::roles;
-use crate::output::replay::{self, Replayed};
+use crate::output::replay::{self, Place, REMOVALS_KEPT_MS, Replayed};
 use crate::output::transaction::Transactions;
 use crate::output::{Change, CommitError, CommitSpec, Committer, EpochCommit, Meta, OutRecord, topics};
-use crate::state::tree::Tree;
+use crate::state::tree::{Tree, TreeError};
+use crate::time::now_ms;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 
 /// Records queued between two looks at delivery reports.
 const SERVE_EVERY: usize = 1_000;
+/// `segment.bytes` of the changelog: 64 MiB.
+const SEGMENT_BYTES: &str = "67108864";
 
 /// Commits through transactions.
 pub struct KafkaCommitter {
@@ -30,10 +34,13 @@ pub struct KafkaCommitter {
     /// Topics of the roles that are topics.
     topics: BTreeMap<&'static str, String>,
     transactions: Option<Transactions>,
-    tree: Option<Tree>,
+    tree: Option<Follower>,
+    /// The tree was thrown away once; what does not read back after that is not the tree's fault.
+    rebuilt: bool,
     files: FileSinks,
     lineage: String,
-    offsets: BTreeMap<i32, i64>,
+    /// Where the changelog ends.
+    place: Place,
 }
 
 fn brokers(properties: &BTreeMap<String, String>) -> Option<&String> {
@@ -51,7 +58,9 @@ impl KafkaCommitter {
         for (role, sink) in roles(&spec) {
             let SinkSpec::Kafka { properties: own, topic } = sink else { continue };
             if properties.as_ref().is_some_and(|p| brokers(p) != brokers(own)) {
-                return Err(CommitError::Config(format!("{role}: all Kafka sinks of a job must be on one cluster: they share a transaction")));
+                return Err(CommitError::Config(format!(
+                    "{role}: all Kafka sinks of a job must be on one cluster: they share a transaction"
+                )));
             }
             properties = Some(own.clone());
             sinks.insert(role, topic.clone());
@@ -81,9 +90,10 @@ impl KafkaCommitter {
             topics: sinks,
             transactions: None,
             tree: None,
+            rebuilt: false,
             files: FileSinks::default(),
             lineage: String::new(),
-            offsets: BTreeMap::new(),
+            place: Place::default(),
         })
     }
 
@@ -98,7 +108,7 @@ impl KafkaCommitter {
         Ok(())
     }
 
-    fn transact(&self, transactions: &Transactions, commit: &EpochCommit, meta: &[u8]) -> Result<Vec<(i32, i64)>, CommitError> {
+    fn transact(&self, transactions: &Transactions, commit: &EpochCommit, meta: &[u8]) -> Result<Place, CommitError> {
         transactions.begin()?;
         self.send_all(transactions, "sink", &commit.outputs)?;
         self.send_all(transactions, "late", &commit.late)?;
@@ -112,8 +122,7 @@ impl KafkaCommitter {
         transactions.send(&self.changelog, Some(0), Some(replay::META_KEY), Some(meta))?;
         let offsets = self.source_offsets(&commit.positions)?;
         let group = self.group.as_ref().map(|(_, metadata)| metadata);
-        let ends = transactions.commit(offsets.as_ref().zip(group))?;
-        Ok(ends.into_iter().collect())
+        transactions.commit(offsets.as_ref().zip(group))
     }
 
     fn source_offsets(&self, positions: &[i64]) -> Result<Option<TopicPartitionList>, CommitError> {
@@ -128,22 +137,55 @@ impl KafkaCommitter {
         Ok(Some(list))
     }
 
-    fn try_commit(&mut self, commit: &EpochCommit) -> Result<(), CommitError> {
-        let missing = || CommitError::Aborted("nothing has been restored".into());
-        self.files.write("sink", &commit.outputs)?;
-        self.files.write("late", &commit.late)?;
-        self.files.write("rejects", &commit.rejects)?;
-        let transactions = self.transactions.as_ref().ok_or_else(missing)?;
-        let stored = replay::Stored {
-            lineage: self.lineage.clone(),
-            meta: Meta { files: self.files.lengths(), ..commit.meta.clone() },
-        };
-        let stored = serde_json::to_vec(&stored).map_err(|e| CommitError::Corrupt(e.to_string()))?;
-        let ends = self.transact(transactions, commit, &stored)?;
-        self.offsets.extend(ends);
-        let tree = self.tree.as_ref().ok_or_else(missing)?;
-        replay::note(tree, &commit.changes, &stored, &self.offsets)?;
+    /// The tree of this job. One that does not read back is made anew: the changelog has everything.
+    fn open_tree(&mut self) -> Result<Tree, CommitError> {
+        match self.tree.take().map(Follower::finish) {
+            Some(Ok(tree)) => return Ok(tree),
+            Some(Err(error)) => tracing::warn!("{error}; the local tree is behind, and is brought up to date from the changelog"),
+            None => {}
+        }
+        let path = self.spec.tree_path();
+        match Tree::open(&path) {
+            Err(error @ (TreeError::Damaged { .. } | TreeError::Format { .. })) => {
+                tracing::warn!("{error}; it is made anew from the changelog");
+                Tree::remove(&path)?;
+                Ok(Tree::open(&path)?)
+            }
+            opened => Ok(opened?),
+        }
+    }
+
+    fn make_topics(&self) -> Result<(), CommitError> {
+        let shards = usize::from(STATE_SHARDS);
+        let kept = REMOVALS_KEPT_MS.to_string();
+        // The open segment is never compacted: at the broker's default of 1 GiB a restart would read that much of every shard.
+        let settings = [("cleanup.policy", "compact"), ("delete.retention.ms", kept.as_str()), ("segment.bytes", SEGMENT_BYTES)];
+        topics::create_with(&self.properties, &self.changelog, Some(shards), &settings)?;
+        topics::check(&self.properties, &self.changelog, shards, settings[0])?;
+        for topic in self.topics.values() {
+            topics::create(&self.properties, topic, None)?;
+        }
         Ok(())
+    }
+
+    /// From the changelog to the tree to `each`.
+    fn load(&mut self, tree: &Tree, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
+        let Replayed { stored, place } = replay::replay(&self.properties, &self.changelog, tree, now_ms())?;
+        tree.entries(each)?;
+        let meta = stored.as_ref().map(|s| s.meta.clone());
+        self.lineage = stored.map_or_else(replay::new_lineage, |s| s.lineage);
+        self.place = place;
+        self.files = FileSinks::open(&roles(&self.spec), meta.as_ref().map(|m| &m.files), tree)?;
+        Ok(meta)
+    }
+}
+
+impl Drop for KafkaCommitter {
+    /// A job that is stopped leaves a tree that is up to date.
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.tree.take().map(Follower::finish) {
+            tracing::warn!("{error}; a restart reads the changelog");
+        }
     }
 }
 
@@ -151,33 +193,46 @@ impl Committer for KafkaCommitter {
     fn restore(&mut self, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
         self.files = FileSinks::default();
         self.transactions = None;
-        let shards = usize::from(STATE_SHARDS);
-        topics::create_with(&self.properties, &self.changelog, Some(shards), &[("cleanup.policy", "compact")])?;
-        for topic in self.topics.values() {
-            topics::create(&self.properties, topic, None)?;
-        }
-        // First the fence: behind it nothing can be added to the changelog that is read now.
+        // Before the fence: where another process of this job has the tree, this one ends and leaves that one alone.
+        let tree = self.open_tree()?;
+        self.make_topics()?;
+        // The fence: behind it nothing can be added to the changelog that is read now.
         let transactions = Transactions::open(&self.properties, &self.id, &self.changelog)?;
-        let tree = match self.tree.take() {
-            Some(tree) => tree,
-            None => Tree::open(&self.spec.tree_path())?,
+        let meta = match self.load(&tree, each) {
+            Err(CommitError::Corrupt(why)) if !self.rebuilt => {
+                drop(tree);
+                Tree::remove(&self.spec.tree_path())?;
+                self.rebuilt = true;
+                return Err(CommitError::Aborted(format!("{why}; the local tree is made anew from the changelog")));
+            }
+            loaded => loaded?,
         };
-        let Replayed { stored, offsets } = replay::replay(&self.properties, &self.changelog, &tree)?;
-        tree.entries(each)?;
-        let meta = stored.as_ref().map(|s| s.meta.clone());
-        self.lineage = stored.map_or_else(replay::new_lineage, |s| s.lineage);
-        self.offsets = offsets;
-        self.files = FileSinks::open(&roles(&self.spec), meta.as_ref().map(|m| &m.files))?;
-        self.tree = Some(tree);
+        self.tree = Some(Follower::new(tree)?);
         self.transactions = Some(transactions);
         Ok(meta)
     }
 
     fn commit(&mut self, commit: EpochCommit) -> Result<(), CommitError> {
-        let outcome = self.try_commit(&commit);
-        if let (Err(_), Some(transactions)) = (&outcome, &self.transactions) {
-            transactions.abort();
+        let missing = || CommitError::Aborted("nothing has been restored".into());
+        self.files.write("sink", &commit.outputs)?;
+        self.files.write("late", &commit.late)?;
+        self.files.write("rejects", &commit.rejects)?;
+        let transactions = self.transactions.as_ref().ok_or_else(missing)?;
+        let stored =
+            replay::Stored { lineage: self.lineage.clone(), meta: Meta { files: self.files.lengths(), ..commit.meta.clone() } };
+        let stored = serde_json::to_vec(&stored).map_err(|e| CommitError::Corrupt(e.to_string()))?;
+        let place = match self.transact(transactions, &commit, &stored) {
+            Ok(place) => place,
+            Err(why) => return Err(transactions.abort(why)),
+        };
+        self.place.advance(place);
+        // The epoch is committed: a tree that can't follow is not worth stopping for.
+        if let Some(tree) = &mut self.tree
+            && !tree.follow(commit.changes, stored, self.place.clone())
+            && let Some(Err(error)) = self.tree.take().map(Follower::finish)
+        {
+            tracing::warn!("{error}; the job goes on without it, a restart reads the changelog");
         }
-        outcome
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod encode;
 pub mod files;
+pub mod follower;
 pub mod kafka;
 pub mod local;
 pub mod replay;
@@ -164,6 +165,7 @@ impl CommitSpec {
 /// [`CommitError::Config`] when the sinks can't be committed together.
 pub fn open(spec: CommitSpec) -> Result<Box<dyn Committer>, CommitError> {
     let sinks = [Some(&spec.sink), spec.late.as_ref(), spec.rejects.as_ref()];
-    let kafka = matches!(spec.source, SourceSpec::Kafka(_)) || sinks.into_iter().flatten().any(|s| matches!(s, SinkSpec::Kafka { .. }));
+    let kafka =
+        matches!(spec.source, SourceSpec::Kafka(_)) || sinks.into_iter().flatten().any(|s| matches!(s, SinkSpec::Kafka { .. }));
     if kafka { Ok(Box::new(kafka::KafkaCommitter::new(spec)?)) } else { Ok(Box::new(local::LocalCommitter::new(spec))) }
 }

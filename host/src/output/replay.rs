@@ -2,8 +2,12 @@
 //!
 //! The tree remembers the offset of the last [`Meta`] record that it has seen; reading starts there, so that the first meta record read
 //! says whether the tree and the topic have the same history (`lineage`). Where they have not, the tree is emptied and everything read.
+//!
+//! So it is where the tree is behind and old: a compacted topic forgets removals after `delete.retention.ms`, and a tree that has not
+//! seen them would bring removed keys back.
 
 use crate::limits::STATE_SHARDS;
+use crate::output::files::CLAIMS;
 use crate::output::local::read_meta;
 use crate::output::{Change, CommitError, Meta, topics};
 use crate::state::tree::Tree;
@@ -22,6 +26,28 @@ const BATCH: usize = 10_000;
 /// How long the broker may be silent during a replay.
 const SILENCE: Duration = Duration::from_secs(60);
 
+/// Removals stay in the changelog for this long (`delete.retention.ms`), milliseconds.
+pub const REMOVALS_KEPT_MS: i64 = 86_400_000;
+/// A tree that last saw the changelog this long ago must have nothing to catch up with; half, so that no clock need be exact.
+const TREE_AGE_MS_MAX: i64 = REMOVALS_KEPT_MS / 2;
+
+/// How far a reader, or a writer, of the changelog has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Place {
+    /// Offset of a record of each partition that is known, with all before it.
+    pub offsets: BTreeMap<i32, i64>,
+    /// Greatest time stamp of a known record: milliseconds since 1970 UTC.
+    pub time: Option<i64>,
+}
+
+impl Place {
+    /// Takes in what is known of a later epoch. Where a partition's offset is not told the older one stays: more is read again then.
+    pub fn advance(&mut self, later: Place) {
+        self.offsets.extend(later.offsets);
+        self.time = self.time.max(later.time);
+    }
+}
+
 /// The value of a meta record.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Stored {
@@ -35,8 +61,17 @@ pub struct Stored {
 pub struct Replayed {
     /// The last meta record.
     pub stored: Option<Stored>,
-    /// Offset of the last record seen, by partition.
-    pub offsets: BTreeMap<i32, i64>,
+    /// Where the changelog ends.
+    pub place: Place,
+}
+
+/// What is wrong with continuing from a tree.
+enum Verdict {
+    Good,
+    /// The topic tells another history.
+    Foreign,
+    /// Removals may be gone that the tree has not seen.
+    Old,
 }
 
 /// A name for a new history.
@@ -44,34 +79,47 @@ pub fn new_lineage() -> String {
     format!("{:016x}{:08x}", RandomState::new().hash_one(std::process::id()), std::process::id())
 }
 
-/// Writes an epoch's changes and where the changelog stands to the tree.
+/// Writes changes to the tree, and which of the changelog it has with them.
 ///
 /// # Errors
 /// [`CommitError`] when the disk refuses.
-pub fn note(tree: &Tree, changes: &[Change], stored: &[u8], offsets: &BTreeMap<i32, i64>) -> Result<(), CommitError> {
-    let offsets = serde_json::to_vec(offsets).map_err(|e| CommitError::Corrupt(e.to_string()))?;
+pub fn note(tree: &Tree, changes: &[Change], stored: &[u8], place: &Place) -> Result<(), CommitError> {
+    let place = serde_json::to_vec(place).map_err(|e| CommitError::Corrupt(e.to_string()))?;
     // Not synced: what a crash of the machine takes from it is replayed.
-    Ok(tree.apply(changes, &[("stored", stored), ("offsets", &offsets)], false)?)
+    Ok(tree.apply(changes, &[("stored", stored), ("place", &place)], false)?)
 }
 
-/// Brings the tree to the end of the changelog.
+/// Brings the tree to the end of the changelog; `now` is in milliseconds since 1970 UTC.
 ///
 /// # Errors
 /// [`CommitError::Aborted`] when the broker is away, [`CommitError::Corrupt`] when records don't read back.
-pub fn replay(properties: &BTreeMap<String, String>, changelog: &str, tree: &Tree) -> Result<Replayed, CommitError> {
+pub fn replay(properties: &BTreeMap<String, String>, changelog: &str, tree: &Tree, now: i64) -> Result<Replayed, CommitError> {
     let known: Option<Stored> = tree.note("stored")?.and_then(|b| serde_json::from_slice(&b).ok());
-    let offsets: BTreeMap<i32, i64> = tree.note("offsets")?.and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
-    if let Some(known) = known {
-        let mut reader = Reader::new(properties, changelog, tree, &offsets)?;
-        if reader.run(Some(&known.lineage))? {
-            return Ok(reader.done(Some(known)));
+    let place: Option<Place> = tree.note("place")?.and_then(|b| serde_json::from_slice(&b).ok());
+    let mut keep = &CLAIMS[..];
+    if let (Some(known), Some(place)) = (known, place) {
+        let old = place.time.is_none_or(|time| now - time > TREE_AGE_MS_MAX);
+        let mut reader = Reader::new(properties, changelog, tree, place)?;
+        match reader.run(Some(Known { lineage: &known.lineage, old }))? {
+            Verdict::Good => return Ok(reader.done()),
+            Verdict::Old => tracing::info!("the local tree is too far behind {changelog}: reading all of it"),
+            Verdict::Foreign => {
+                tracing::info!("the local tree has another history than {changelog}: reading all of it");
+                keep = &[];
+            }
         }
-        tracing::info!("the local tree has another history than {changelog}: reading all of it");
     }
-    tree.clear()?;
-    let mut reader = Reader::new(properties, changelog, tree, &BTreeMap::new())?;
+    tree.clear(keep)?;
+    let mut reader = Reader::new(properties, changelog, tree, Place::default())?;
     reader.run(None)?;
-    Ok(reader.done(None))
+    Ok(reader.done())
+}
+
+/// What a tree says of itself.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    lineage: &'a str,
+    old: bool,
 }
 
 struct Reader<'a> {
@@ -80,35 +128,37 @@ struct Reader<'a> {
     changelog: &'a str,
     changes: Vec<Change>,
     stored: Option<Stored>,
-    offsets: BTreeMap<i32, i64>,
+    /// Where the tree stood.
+    from: Place,
+    place: Place,
     open: BTreeSet<i32>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader that starts at the last record that the tree has seen of each partition.
-    fn new(
-        properties: &BTreeMap<String, String>,
-        changelog: &'a str,
-        tree: &'a Tree,
-        offsets: &BTreeMap<i32, i64>,
-    ) -> Result<Self, CommitError> {
+    fn new(properties: &BTreeMap<String, String>, changelog: &'a str, tree: &'a Tree, from: Place) -> Result<Self, CommitError> {
         let bad = |e: KafkaError| CommitError::Aborted(format!("{changelog}: {e}"));
         let mut config = topics::client(properties);
-        config.set("group.id", format!("{changelog}-replay")).set("enable.auto.commit", "false").set("isolation.level", "read_committed");
+        config
+            .set("group.id", format!("{changelog}-replay"))
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed");
         config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest").set("fetch.queue.backoff.ms", "10");
+        // The end of a partition is told by an empty answer, which the broker holds back this long: 500 ms by default.
+        config.set("fetch.wait.max.ms", "5");
         let consumer: BaseConsumer = config.create().map_err(|e| CommitError::Config(format!("{changelog}: {e}")))?;
         let mut list = TopicPartitionList::new();
         for partition in 0..i32::from(STATE_SHARDS) {
-            let from = offsets.get(&partition).map_or(Offset::Beginning, |o| Offset::Offset(*o));
-            list.add_partition_offset(changelog, partition, from).map_err(bad)?;
+            let offset = from.offsets.get(&partition).map_or(Offset::Beginning, |o| Offset::Offset(*o));
+            list.add_partition_offset(changelog, partition, offset).map_err(bad)?;
         }
         consumer.assign(&list).map_err(bad)?;
         let open = (0..i32::from(STATE_SHARDS)).collect();
-        Ok(Self { consumer, tree, changelog, changes: Vec::new(), stored: None, offsets: offsets.clone(), open })
+        Ok(Self { consumer, tree, changelog, changes: Vec::new(), stored: None, place: from.clone(), from, open })
     }
 
-    /// Reads to the end; false when the first meta record is not of `lineage`, or none is there.
-    fn run(&mut self, lineage: Option<&str>) -> Result<bool, CommitError> {
+    /// Reads to the end; gives up where that shows that what is known can't be built upon.
+    fn run(&mut self, known: Option<Known<'_>>) -> Result<Verdict, CommitError> {
         let mut heard = Instant::now();
         let (mut read, mut told) = (0u64, Instant::now());
         while !self.open.is_empty() {
@@ -121,21 +171,25 @@ impl<'a> Reader<'a> {
                 Some(Err(error)) if is_passing(&error) => continue,
                 Some(Err(error)) => return Err(CommitError::Aborted(format!("{}: {error}", self.changelog))),
                 Some(Ok(message)) => {
-                    let (key, value) = (message.key().unwrap_or_default().to_vec(), message.payload().map(<[u8]>::to_vec));
                     let (partition, offset) = (message.partition(), message.offset());
+                    if known.is_some_and(|k| k.old) && self.from.offsets.get(&partition).is_none_or(|o| offset > *o) {
+                        return Ok(Verdict::Old);
+                    }
+                    let time = message.timestamp().to_millis();
+                    let (key, value) = (message.key().unwrap_or_default().to_vec(), message.payload().map(<[u8]>::to_vec));
                     drop(message);
                     if key == META_KEY {
                         let stored = read_stored(value.as_deref().unwrap_or_default())?;
-                        if self.stored.is_none() && lineage.is_some_and(|l| l != stored.lineage) {
-                            return Ok(false);
+                        if self.stored.is_none() && known.is_some_and(|k| k.lineage != stored.lineage) {
+                            return Ok(Verdict::Foreign);
                         }
                         self.stored = Some(stored);
                     } else {
                         self.changes.push(Change { shard: u16::try_from(partition).unwrap_or(0), key, value });
                     }
-                    self.offsets.insert(partition, offset);
+                    self.place.advance(Place { offsets: [(partition, offset)].into(), time });
                     read += 1;
-                    if self.changes.len() >= BATCH && (lineage.is_none() || self.stored.is_some()) {
+                    if self.changes.len() >= BATCH && (known.is_none() || self.stored.is_some()) {
                         self.flush()?;
                     }
                 }
@@ -146,11 +200,11 @@ impl<'a> Reader<'a> {
                 tracing::info!(records = read, "replaying {}", self.changelog);
             }
         }
-        if lineage.is_some() && self.stored.is_none() {
-            return Ok(false);
+        if known.is_some() && self.stored.is_none() {
+            return Ok(Verdict::Foreign);
         }
         self.flush()?;
-        Ok(true)
+        Ok(Verdict::Good)
     }
 
     fn flush(&mut self) -> Result<(), CommitError> {
@@ -158,14 +212,14 @@ impl<'a> Reader<'a> {
         match &self.stored {
             Some(stored) => {
                 let stored = serde_json::to_vec(stored).map_err(|e| CommitError::Corrupt(e.to_string()))?;
-                note(self.tree, &changes, &stored, &self.offsets)
+                note(self.tree, &changes, &stored, &self.place)
             }
             None => Ok(self.tree.apply(&changes, &[], false)?),
         }
     }
 
-    fn done(self, known: Option<Stored>) -> Replayed {
-        Replayed { stored: self.stored.or(known), offsets: self.offsets }
+    fn done(self) -> Replayed {
+        Replayed { stored: self.stored, place: self.place }
     }
 }
 

@@ -98,7 +98,9 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_can_be_replayed() {
-        for (bytes, text) in [(&b""[..], ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"\xff\xfe\xfd\xfc", "//79/A==")] {
+        for (bytes, text) in
+            [(&b""[..], ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"\xff\xfe\xfd\xfc", "//79/A==")]
+        {
             assert_eq!(base64(bytes), text);
         }
         let partition = PartitionName { topic: "t".into(), partition: 3 };
@@ -106,6 +108,9 @@ mod tests {
         let reject = Reject { partition: Some(&partition), record: Some(record), reason: "no", guest: None }.to_record();
         let json: Value = serde_json::from_slice(&reject.value).unwrap();
         assert_eq!(json["valueBase64"], "/w==");
-        assert_eq!((&json["topic"], &json["partition"], &json["offset"], &json["reason"]), (&json!("t"), &json!(3), &json!(7), &json!("no")));
+        assert_eq!(
+            (&json["topic"], &json["partition"], &json["offset"], &json["reason"]),
+            (&json!("t"), &json!(3), &json!(7), &json!("no"))
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::output::CommitError;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::types::RDKafkaErrorCode;
@@ -36,7 +36,7 @@ pub fn create(properties: &BTreeMap<String, String>, topic: &str, partitions: Op
     create_with(properties, topic, partitions, &[])
 }
 
-/// As [`create`], with settings of the topic. Waits until all partitions have a leader.
+/// As [`create`], with settings of the topic. Waits until all partitions have a leader. A topic that is there is left as it is.
 ///
 /// # Errors
 /// As [`create`].
@@ -74,6 +74,39 @@ pub fn create_with(
         std::thread::sleep(PAUSE);
     }
     Err(unreachable(properties, &format!("topic {topic}"), &"its partitions have no leader yet"))
+}
+
+/// Refuses a topic that does not have so many partitions, or whose `setting` is not `value`.
+///
+/// # Errors
+/// [`CommitError::Config`] with what to do, [`CommitError::Aborted`] when the broker does not answer.
+pub fn check(
+    properties: &BTreeMap<String, String>,
+    topic: &str,
+    partitions: usize,
+    (setting, value): (&str, &str),
+) -> Result<(), CommitError> {
+    let config = client(properties);
+    let bad = |e: rdkafka::error::KafkaError| CommitError::Config(format!("topic {topic}: {e}"));
+    let probe: BaseConsumer = config.create().map_err(bad)?;
+    let found = leaders(&probe, topic).ok_or_else(|| unreachable(properties, &format!("topic {topic}"), &"no answer"))?;
+    if found != partitions {
+        let text = format!("topic {topic} has {found} partitions and must have {partitions}: delete it, the job makes it anew");
+        return Err(CommitError::Config(text));
+    }
+    let admin: AdminClient<DefaultClientContext> = config.create().map_err(bad)?;
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    let described = futures_executor(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options));
+    let described = described.map_err(|e| unreachable(properties, &format!("topic {topic}"), &e))?;
+    // A user without the right to look is not stopped for it.
+    let Some(Ok(resource)) = described.into_iter().next() else { return Ok(()) };
+    let found = resource.get(setting).and_then(|entry| entry.value.clone()).unwrap_or_default();
+    if found == value {
+        return Ok(());
+    }
+    Err(CommitError::Config(format!(
+        "topic {topic} has {setting}={found} and must have {setting}={value}, or state would be lost"
+    )))
 }
 
 /// How many partitions the topic has, when all of them have a leader.

@@ -3,7 +3,12 @@
 //! Two settings make a commit take about 10 ms where librdkafka's defaults take 100 to 225 ms: `retry.backoff.ms` at 1 (the broker
 //! answers "concurrent transactions" while it writes the markers of the epoch before), and delivery events served by short polls
 //! before the commit (the client library's own flush polls in steps of 100 ms).
+//!
+//! Whether a producer was fenced is known for certain only after its transaction was aborted: a record that the broker refused for its
+//! old epoch may also mean that the broker gave up a transaction that took too long. So every failure ends with
+//! [`Transactions::abort`], and that says what it was.
 
+use crate::output::replay::Place;
 use crate::output::{CommitError, topics};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -11,21 +16,23 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::TopicPartitionList;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long one step of a transaction is tried before the epoch is given up.
 const STEP_TIME: Duration = Duration::from_secs(60);
+/// How long the broker may take to abort; what it does not do then is done by the next start.
+const ABORT_TIME: Duration = Duration::from_secs(5);
 /// One poll while deliveries are awaited.
 const POLL: Duration = Duration::from_millis(1);
 
 /// What delivery reports said since the transaction began.
 #[derive(Default)]
 struct Delivered {
-    failed: Option<String>,
-    /// Greatest offset of the topic that is watched, by partition.
-    ends: HashMap<i32, i64>,
+    failed: Option<CommitError>,
+    /// Of the topic that is watched. A partition is missing where the broker did not tell: after a retry of what it already had.
+    watched: Place,
 }
 
 /// Collects delivery reports.
@@ -48,13 +55,17 @@ impl ProducerContext for Reports {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         let mut delivered = self.lock();
         match result {
-            Ok(message) if message.topic() == self.watched => {
-                let end = delivered.ends.entry(message.partition()).or_insert(-1);
-                *end = (*end).max(message.offset());
+            // A negative offset is librdkafka's "unknown"; taken for a position it would mean "the end".
+            Ok(message) if message.topic() == self.watched && message.offset() >= 0 => {
+                let offset = delivered.watched.offsets.entry(message.partition()).or_insert(0);
+                *offset = (*offset).max(message.offset());
+                delivered.watched.time = delivered.watched.time.max(message.timestamp().to_millis());
             }
             Ok(_) => {}
             Err((error, message)) => {
-                delivered.failed.get_or_insert_with(|| format!("a record for {} was not delivered: {error}", message.topic()));
+                let what =
+                    || format!("a record of {} bytes for topic {} was not delivered", message.payload_len(), message.topic());
+                delivered.failed.get_or_insert_with(|| classify(&what(), error));
             }
         }
     }
@@ -82,6 +93,8 @@ impl Transactions {
             ("queue.buffering.max.messages", "1000000"),
             ("queue.buffering.max.kbytes", "262144"),
             ("batch.size", "262144"),
+            // The partitioner of the Java clients: a topic that they also write to, or join with, is partitioned alike.
+            ("partitioner", "murmur2_random"),
         ];
         for (name, value) in settings {
             if !properties.contains_key(name) || name == "transactional.id" {
@@ -89,7 +102,8 @@ impl Transactions {
             }
         }
         let reports = Reports { watched: watched.to_owned(), delivered: Mutex::default() };
-        let producer: BaseProducer<Reports> = config.create_with_context(reports).map_err(|e| CommitError::Config(format!("producer: {e}")))?;
+        let producer: BaseProducer<Reports> =
+            config.create_with_context(reports).map_err(|e| CommitError::Config(format!("producer: {e}")))?;
         let transactions = Self { producer };
         transactions.step("init_transactions", |p| p.init_transactions(Duration::from_secs(10)))?;
         Ok(transactions)
@@ -129,32 +143,37 @@ impl Transactions {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Commits; gives the greatest offsets of the watched topic by partition.
+    /// Commits; says where the records of the watched topic went.
     ///
     /// # Errors
-    /// [`CommitError`]; the transaction has been aborted then, as far as the broker could be told.
-    pub fn commit(&self, offsets: Option<(&TopicPartitionList, &ConsumerGroupMetadata)>) -> Result<HashMap<i32, i64>, CommitError> {
+    /// [`CommitError`]; call [`Transactions::abort`] then.
+    pub fn commit(&self, offsets: Option<(&TopicPartitionList, &ConsumerGroupMetadata)>) -> Result<Place, CommitError> {
         let started = Instant::now();
-        while self.producer.in_flight_count() > 0 {
+        while self.producer.in_flight_count() > 0 && self.producer.context().lock().failed.is_none() {
             self.producer.poll(POLL);
             if started.elapsed() > STEP_TIME {
                 return Err(CommitError::Aborted("records were not delivered within 60 s".into()));
             }
         }
         if let Some(why) = self.producer.context().lock().failed.take() {
-            return Err(CommitError::Aborted(why));
+            return Err(why);
         }
         if let Some((offsets, group)) = offsets {
             self.step("send_offsets_to_transaction", |p| p.send_offsets_to_transaction(offsets, group, Duration::from_secs(10)))?;
         }
         self.step("commit_transaction", |p| p.commit_transaction(Duration::from_secs(10)))?;
-        Ok(std::mem::take(&mut self.producer.context().lock().ends))
+        Ok(std::mem::take(&mut self.producer.context().lock().watched))
     }
 
-    /// Aborts what is open; an error is only logged, since the next start fences and aborts it in any case.
-    pub fn abort(&self) {
-        if let Err(error) = self.producer.abort_transaction(Duration::from_secs(5)) {
+    /// Aborts what is open, after `why`, and gives the failure that it really was: [`CommitError::Fenced`] where another producer has
+    /// the id, else `why`. That the abort fails is only logged, since the next start aborts what is open in any case.
+    pub fn abort(&self, why: CommitError) -> CommitError {
+        if let Err(error) = self.producer.abort_transaction(ABORT_TIME) {
             tracing::debug!("the transaction could not be aborted: {error}");
+        }
+        match self.producer.client().fatal_error() {
+            Some((code, text)) if is_fence(code) => fenced(&text),
+            _ => why,
         }
     }
 
@@ -173,20 +192,31 @@ impl Transactions {
     }
 }
 
+fn is_fence(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(code, Code::ProducerFenced | Code::InvalidProducerEpoch | Code::Fenced)
+}
+
+fn fenced(why: &dyn std::fmt::Display) -> CommitError {
+    CommitError::Fenced(format!(
+        "another process runs this job now, or this one stood still for longer than `transaction.timeout.ms`, so it ends: {why}"
+    ))
+}
+
+/// The failure as far as `error` alone tells it; see [`Transactions::abort`].
 fn classify(what: &str, error: &KafkaError) -> CommitError {
     use RDKafkaErrorCode as Code;
-    let code = error.rdkafka_error_code();
-    match code {
-        Some(Code::ProducerFenced | Code::InvalidProducerEpoch | Code::Fenced) => {
-            CommitError::Fenced(format!("another process runs this job now, so this one ends ({what}: {error})"))
-        }
+    match error.rdkafka_error_code() {
+        Some(Code::ProducerFenced | Code::Fenced) => fenced(error),
         Some(
             Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed
             | Code::TransactionalIdAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-            | Code::MessageSizeTooLarge,
-        ) => CommitError::Config(format!("{what}: {error}")),
+            | Code::ClusterAuthorizationFailed,
+        ) => CommitError::Config(format!("{what}: {error}; give the job's user the right to do this")),
+        Some(Code::MessageSizeTooLarge) => CommitError::Config(format!(
+            "{what}: {error}; raise `message.max.bytes` of the sink's connection and `max.message.bytes` of the topic"
+        )),
         _ => CommitError::Aborted(format!("{what}: {error}")),
     }
 }
