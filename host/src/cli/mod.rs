@@ -86,7 +86,8 @@ pub fn main() -> ExitCode {
 
 /// Logs go to standard error, so that standard output is the pipeline's.
 fn logging(format: LogFormat, quiet: bool) {
-    let default = if quiet { "error" } else { "info" };
+    // The stores and clients below tell of their own affairs at info.
+    let default = if quiet { "error" } else { "info,fjall=warn,lsm_tree=warn,rdkafka=warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match format {

@@ -195,44 +195,61 @@ impl Closer {
                 return Ok(Vec::new());
             }
         };
+        let Merged { slots: order, states } = states;
         let mut updates = Vec::with_capacity(count);
         let keys = &slots.keys;
         self.states
-            .encode(&states, count, |i, state| updates.push(Update { pane: keys[i].0, key: keys[i].1.clone(), state: state.into() }))
+            .encode(&states, count, |i, state| {
+                let (pane, key) = &keys[order[i]];
+                updates.push(Update { pane: *pane, key: key.clone(), state: state.into() });
+            })
             .map_err(external)?;
         Ok(updates)
     }
 
     /// The merged states of the slots in `range`: stored ones first, then each task's.
-    fn merged(&self, store: &Store, partials: &[&Partial], slots: &Slots, range: Range<usize>) -> Result<Vec<ArrayRef>> {
-        let whole = range.len() == slots.keys.len();
+    ///
+    /// DataFusion's accumulators take it that each of the groups they are told of has been in a batch: a group is therefore numbered when
+    /// it first comes, and their number grows with it.
+    fn merged(&self, store: &Store, partials: &[&Partial], slots: &Slots, range: Range<usize>) -> Result<Merged> {
+        let mut numbers: Vec<Option<usize>> = vec![None; range.len()];
+        let mut order = Vec::with_capacity(range.len());
         let mut stored = Vec::new();
-        let mut stored_slots = Vec::new();
-        for (i, (pane, key)) in slots.keys[range.clone()].iter().enumerate() {
+        for slot in range.clone() {
+            let (pane, key) = &slots.keys[slot];
             if let Some(state) = store.get(*pane, key) {
                 stored.push(state);
-                stored_slots.push(i);
+                numbers[slot - range.start] = Some(order.len());
+                order.push(slot);
             }
         }
-        let mut merging = partials.iter().zip(&slots.of).filter(|(p, _)| !p.is_empty());
-        if let (true, true, Some((only, _)), None) = (whole, stored.is_empty(), merging.next(), merging.next()) {
-            return Ok(only.states.clone());
+        let whole = range.len() == slots.keys.len();
+        let mut merging = partials.iter().filter(|p| !p.is_empty());
+        if let (true, true, Some(only), None) = (whole, stored.is_empty(), merging.next(), merging.next()) {
+            return Ok(Merged { slots: range.collect(), states: only.states.clone() });
         }
         let mut merger = Merger::new(&self.window, &self.widths)?;
-        let stored = self.states.decode(stored.into_iter()).map_err(external)?;
-        merger.add(&stored, &stored_slots, range.len())?;
+        let of_stored: Vec<usize> = (0..stored.len()).collect();
+        merger.add(&self.states.decode(stored.into_iter()).map_err(external)?, &of_stored, order.len())?;
         for (partial, of) in partials.iter().zip(&slots.of) {
-            if whole {
-                merger.add(&partial.states, of, range.len())?;
-                continue;
-            }
             let rows: Vec<u32> = (0..of.len() as u32).filter(|r| range.contains(&of[*r as usize])).collect();
-            let here: Vec<usize> = rows.iter().map(|r| of[*r as usize] - range.start).collect();
-            let rows = UInt32Array::from(rows);
-            let states = partial.states.iter().map(|s| Ok(take(s, &rows, None)?)).collect::<Result<Vec<_>>>()?;
-            merger.add(&states, &here, range.len())?;
+            let mut here = Vec::with_capacity(rows.len());
+            for row in &rows {
+                let slot = of[*row as usize];
+                here.push(*numbers[slot - range.start].get_or_insert_with(|| {
+                    order.push(slot);
+                    order.len() - 1
+                }));
+            }
+            if whole {
+                merger.add(&partial.states, &here, order.len())?;
+            } else {
+                let rows = UInt32Array::from(rows);
+                let states = partial.states.iter().map(|s| Ok(take(s, &rows, None)?)).collect::<Result<Vec<_>>>()?;
+                merger.add(&states, &here, order.len())?;
+            }
         }
-        merger.states()
+        Ok(Merged { slots: order, states: merger.states()? })
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one close; a struct for them would have this one use")]
@@ -310,6 +327,12 @@ impl Closer {
             .collect::<Result<Vec<_>>>()?;
         Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &RecordBatchOptions::new().with_row_count(Some(rows)))?)
     }
+}
+
+/// Merged states, and which slot each row of them is.
+struct Merged {
+    slots: Vec<usize>,
+    states: Vec<ArrayRef>,
 }
 
 #[derive(Default)]

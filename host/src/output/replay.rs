@@ -11,7 +11,8 @@ use crate::output::files::CLAIMS;
 use crate::output::local::read_meta;
 use crate::output::{Change, CommitError, Meta, topics};
 use crate::state::tree::Tree;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -122,8 +123,21 @@ struct Known<'a> {
     old: bool,
 }
 
+/// The end of a partition is what a replay waits for; the client's default is to log it as an error.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if !matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PartitionEOF)) {
+            tracing::warn!("changelog: {error}: {reason}");
+        }
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
 struct Reader<'a> {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Quiet>,
     tree: &'a Tree,
     changelog: &'a str,
     changes: Vec<Change>,
@@ -146,7 +160,7 @@ impl<'a> Reader<'a> {
         config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest").set("fetch.queue.backoff.ms", "10");
         // The end of a partition is told by an empty answer, which the broker holds back this long: 500 ms by default.
         config.set("fetch.wait.max.ms", "5");
-        let consumer: BaseConsumer = config.create().map_err(|e| CommitError::Config(format!("{changelog}: {e}")))?;
+        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|e| CommitError::Config(format!("{changelog}: {e}")))?;
         let mut list = TopicPartitionList::new();
         for partition in 0..i32::from(STATE_SHARDS) {
             let offset = from.offsets.get(&partition).map_or(Offset::Beginning, |o| Offset::Offset(*o));
