@@ -81,7 +81,6 @@ fn a_stopped_process_leaves_nothing_half_done() {
     check(&topic, &spec);
 }
 
-
 #[test]
 fn a_swap_every_second_under_load_loses_nothing_and_counts_nothing_twice() {
     let _alone = alone();

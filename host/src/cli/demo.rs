@@ -5,10 +5,10 @@
 
 use super::demo_view::View;
 use super::run::{SetupOptions, default_workers, run_job, set_up};
+use crate::config::spec::Pipeline;
 use crate::config::{self, LoadOptions};
 use crate::error::{Error, Kind};
 use crate::limits::{GuestLimits, JobLimits};
-use crate::config::spec::Pipeline;
 use crate::runtime::core::Counts;
 use crate::runtime::job::{Committed, Control};
 use clap::Args;
@@ -67,7 +67,8 @@ pub fn demo(args: &DemoArgs) -> Result<(), Error> {
     let pipeline = config::load_str(PIPELINE, "demo.yaml", &options).map_err(|e| Error::new(Kind::Config, e.to_string()))?;
     events.create_topic()?;
     let started = Instant::now();
-    let mut show = Show { view: View::new(args, started), plugins: &plugins, started, half: args.time / 2, swapped: false, dropped: Ok(()) };
+    let mut show =
+        Show { view: View::new(args, started), plugins: &plugins, started, half: args.time / 2, swapped: false, dropped: Ok(()) };
     let mut setup = SetupOptions {
         plugins: &plugins,
         data_dir: &folder.0,
@@ -81,7 +82,8 @@ pub fn demo(args: &DemoArgs) -> Result<(), Error> {
     let control = Arc::new(Control::default());
     super::stop_on_signal(&control)?;
     let deadline = args.time + GRACE;
-    let mut counts = show.run(pipeline.clone(), &setup, &control, |counts| counts.rows >= events.count() || started.elapsed() > deadline)?;
+    let mut counts =
+        show.run(pipeline.clone(), &setup, &control, |counts| counts.rows >= events.count() || started.elapsed() > deadline)?;
     producing.finish()?;
     if events.through_broker() {
         // The topic has ended now: a second run goes on where the first left, and closes the windows.
@@ -104,7 +106,13 @@ struct Show<'a> {
 
 impl Show<'_> {
     /// Runs the job until it ends or `done`; drops the second version in half-way.
-    fn run(&mut self, pipeline: Pipeline, options: &SetupOptions<'_>, control: &Arc<Control>, done: impl Fn(&Counts) -> bool) -> Result<Counts, Error> {
+    fn run(
+        &mut self,
+        pipeline: Pipeline,
+        options: &SetupOptions<'_>,
+        control: &Arc<Control>,
+        done: impl Fn(&Counts) -> bool,
+    ) -> Result<Counts, Error> {
         let setup = set_up(pipeline, options)?;
         let swapper = Arc::clone(&setup.swapper);
         let mut observer = |epoch: &Committed<'_>| {

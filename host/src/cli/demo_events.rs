@@ -167,7 +167,8 @@ fn produce(producer: &BaseProducer, spec: &GenerateSpec, topic: &str, started: I
         let (partition, offset) = place(spec, n);
         let event = generate::event(spec, partition, offset);
         let (key, value) = (event.key.unwrap_or_default(), event.value.unwrap_or_default());
-        let mut record = BaseRecord::to(topic).partition(partition as i32).key(&key).payload(&value).timestamp(event.timestamp.unwrap_or(0));
+        let mut record =
+            BaseRecord::to(topic).partition(partition as i32).key(&key).payload(&value).timestamp(event.timestamp.unwrap_or(0));
         while let Err((error, back)) = producer.send(record) {
             if error.rdkafka_error_code() != Some(rdkafka::types::RDKafkaErrorCode::QueueFull) {
                 return Err(error.to_string());

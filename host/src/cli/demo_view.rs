@@ -89,11 +89,18 @@ impl View {
         let text = |name: &str| row[name].as_str().unwrap_or("-").to_owned();
         let (count, guest) = (row["count"].as_i64().unwrap_or(0), row["guestCount"].as_i64().unwrap_or(0));
         self.counted += count;
-        let variant = self.variants.entry(format!("{} / {} / {}", text("experimentName"), text("experimentGroup"), text("experimentBucket")));
+        let variant = self.variants.entry(format!(
+            "{} / {} / {}",
+            text("experimentName"),
+            text("experimentGroup"),
+            text("experimentBucket")
+        ));
         let sums = variant.or_default();
         *sums = (sums.0 + count, sums.1 + guest);
         self.window = format!("{} to {}", text("window_start"), text("window_end"));
-        if let (Some(dropped), None, "experiment_count@2.0.0") = (self.dropped_at, &self.first_new, text("plugin_versions").as_str()) {
+        if let (Some(dropped), None, "experiment_count@2.0.0") =
+            (self.dropped_at, &self.first_new, text("plugin_versions").as_str())
+        {
             self.first_new = Some((dropped.elapsed(), String::from_utf8_lossy(&record.value).into_owned()));
         }
     }
@@ -104,7 +111,12 @@ impl View {
         if !self.terminal {
             println!(
                 "{seconds:5.1}s  {} rows  {:.0} rows/s  {} late  {} rejected  {} results  watermark {}  {version}",
-                epoch.counts.rows, self.speed, epoch.counts.late, epoch.counts.rejects, epoch.counts.outputs, clock(epoch.closed)
+                epoch.counts.rows,
+                self.speed,
+                epoch.counts.late,
+                epoch.counts.rejects,
+                epoch.counts.outputs,
+                clock(epoch.closed)
             );
             return;
         }
@@ -151,7 +163,8 @@ impl View {
     /// When a row is lost or counted twice, or the swap did not show.
     pub fn finish(&self, counts: &Counts, expected: &Expected, args: &DemoArgs) -> Result<(), Error> {
         let accounted = self.counted + counts.late as i64;
-        let good = counts.rows == expected.events && accounted == expected.assignments as i64 && counts.rejects == expected.broken;
+        let good =
+            counts.rows == expected.events && accounted == expected.assignments as i64 && counts.rejects == expected.broken;
         let seconds = self.started.elapsed().as_secs_f64();
         if args.json {
             let swap = self.first_new.as_ref().map(|(d, row)| serde_json::json!({"seconds": d.as_secs_f64(), "row": row}));
@@ -163,7 +176,10 @@ impl View {
             );
         } else {
             match &self.first_new {
-                Some((after, row)) => println!("\nfirst result of experiment_count 2.0.0, {:.1} s after it was dropped in:\n  {row}", after.as_secs_f64()),
+                Some((after, row)) => println!(
+                    "\nfirst result of experiment_count 2.0.0, {:.1} s after it was dropped in:\n  {row}",
+                    after.as_secs_f64()
+                ),
                 None => println!("\nthe demo ended before a window of experiment_count 2.0.0 closed"),
             }
             println!(

@@ -88,8 +88,10 @@ pub fn main() -> ExitCode {
 fn logging(format: LogFormat, quiet: bool) {
     // The stores and clients below tell of their own affairs at info.
     let default = if quiet { "error" } else { "info,fjall=warn,lsm_tree=warn,rdkafka=warn" };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),
@@ -98,7 +100,8 @@ fn logging(format: LogFormat, quiet: bool) {
 
 /// `path=value`.
 fn parse_set(text: &str) -> Result<(String, String), String> {
-    let (path, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not path=value, for example source.parameters.topic=other"))?;
+    let (path, value) =
+        text.split_once('=').ok_or_else(|| format!("`{text}` is not path=value, for example source.parameters.topic=other"))?;
     Ok((path.trim().to_owned(), value.to_owned()))
 }
 

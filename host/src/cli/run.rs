@@ -108,7 +108,8 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
     let plan = plan::build(&pipeline, &plugins).map_err(|e| Error::new(Kind::Config, e.to_string()))?;
     let plan = Arc::new(plan);
     let (team, name) = (pipeline.team.clone(), pipeline.name.clone());
-    let open = OpenOptions { until_end: options.until_end, group: format!("kindling-{team}-{name}"), now_ms: crate::time::now_ms() };
+    let open =
+        OpenOptions { until_end: options.until_end, group: format!("kindling-{team}-{name}"), now_ms: crate::time::now_ms() };
     let source = ingest::open(&pipeline.source, &open).map_err(|e| Error::new(e.kind(), e.to_string()))?;
     let commit = CommitSpec {
         team: team.clone(),
@@ -155,7 +156,12 @@ pub fn default_workers() -> usize {
 ///
 /// # Errors
 /// What ended the job.
-pub fn run_job(setup: Setup, control: &Control, address: Option<SocketAddr>, observer: Observer<'_>) -> Result<(End, crate::runtime::core::Counts), Error> {
+pub fn run_job(
+    setup: Setup,
+    control: &Control,
+    address: Option<SocketAddr>,
+    observer: Observer<'_>,
+) -> Result<(End, crate::runtime::core::Counts), Error> {
     let Setup { spec, watcher, swapper, metrics } = setup;
     if let Some(address) = address {
         crate::server::serve(address, metrics, swapper)?;

@@ -54,7 +54,11 @@ pub fn connections(node: Node, faults: &mut Vec<Fault>) -> Connections {
 }
 
 /// `brokers` and `properties`, over those of a connection.
-fn kafka_properties(fields: &mut Fields<'_>, of: Option<&BTreeMap<String, String>>, faults: &mut Vec<Fault>) -> Option<BTreeMap<String, String>> {
+fn kafka_properties(
+    fields: &mut Fields<'_>,
+    of: Option<&BTreeMap<String, String>>,
+    faults: &mut Vec<Fault>,
+) -> Option<BTreeMap<String, String>> {
     let mut properties = of.cloned().unwrap_or_default();
     let brokers = if of.is_some() { fields.text_opt("brokers", faults) } else { fields.text("brokers", faults) };
     if let Some(brokers) = brokers {
@@ -151,7 +155,8 @@ fn generate(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> GenerateSpec {
         rows_per_second: fields.count_or("rowsPerSecond", default.rows_per_second, faults),
         rows: fields.count_opt("rows", faults),
         seed: fields.count_or("seed", default.seed, faults),
-        partitions: usize::try_from(fields.count_or("partitions", default.partitions as u64, faults).clamp(1, 1_024)).unwrap_or(1),
+        partitions: usize::try_from(fields.count_or("partitions", default.partitions as u64, faults).clamp(1, 1_024))
+            .unwrap_or(1),
         disorder: fields.duration_opt("disorder", faults).map_or(default.disorder, |d| d.value),
         late_share: fields.share_or("lateShare", default.late_share, faults),
         broken_share: fields.share_or("brokenShare", default.broken_share, faults),

@@ -76,7 +76,8 @@ impl std::error::Error for ConfigErrors {}
 /// `; did you mean ...?`, where a candidate is near; else nothing.
 pub fn suggest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     let folded = name.to_lowercase();
-    let near = candidates.into_iter().map(|c| (strsim::damerau_levenshtein(&folded, &c.to_lowercase()), c)).min_by_key(|(d, _)| *d);
+    let near =
+        candidates.into_iter().map(|c| (strsim::damerau_levenshtein(&folded, &c.to_lowercase()), c)).min_by_key(|(d, _)| *d);
     match near {
         Some((distance, candidate)) if distance <= 1 + name.chars().count() / 4 => format!("; did you mean `{candidate}`?"),
         _ => String::new(),

@@ -57,7 +57,8 @@ pub fn load_str(text: &str, file_name: &str, options: &LoadOptions) -> Result<Pi
 
 fn read(path: &Path) -> Result<String, ConfigErrors> {
     let file = path.display().to_string();
-    std::fs::read_to_string(path).map_err(|e| ConfigErrors::new(&file, "", vec![Fault::new(Place { line: 1, column: 1 }, e.to_string())]))
+    std::fs::read_to_string(path)
+        .map_err(|e| ConfigErrors::new(&file, "", vec![Fault::new(Place { line: 1, column: 1 }, e.to_string())]))
 }
 
 fn load_from(text: &str, file: &str, connections: Option<&Path>, options: &LoadOptions) -> Result<Pipeline, ConfigErrors> {
@@ -98,7 +99,8 @@ fn pipeline(node: Node, file: &str, text: &str, connections: &Connections, fault
     let version = fields.text_opt("version", faults).map_or_else(String::new, |v| v.value);
     let source = fields.need("source", faults).and_then(|n| endpoints::source(n, connections, faults));
     let place = fields.place();
-    let operations: Vec<_> = fields.list("pipeline", faults).into_iter().filter_map(|n| operations::operation(n, faults)).collect();
+    let operations: Vec<_> =
+        fields.list("pipeline", faults).into_iter().filter_map(|n| operations::operation(n, faults)).collect();
     if operations.is_empty() && faults.is_empty() {
         faults.push(Fault::new(place, "the pipeline needs `pipeline`: a list of operations"));
     }

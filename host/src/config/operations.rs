@@ -3,9 +3,7 @@
 use crate::config::decode::{Fields, text};
 use crate::config::fault::{Fault, suggest};
 use crate::config::path;
-use crate::config::spec::{
-    AggregationSpec, FilterSpec, Operation, ParseColumn, ParseSpec, Place, Placed, WindowAggregateSpec,
-};
+use crate::config::spec::{AggregationSpec, FilterSpec, Operation, ParseColumn, ParseSpec, Place, Placed, WindowAggregateSpec};
 use crate::config::yaml::{Node, NodeValue};
 use crate::plan::OutputType;
 use std::time::Duration;
@@ -180,7 +178,10 @@ fn check_window(duration: &Placed<Duration>, slide: Option<&Placed<Duration>>, f
     } else if slide.value > duration.value {
         fault(slide.place, "`slideDuration` is longer than `duration`: rows between two windows would count nowhere".into());
     } else if millis(duration) / gcd(millis(duration), millis(slide)) > PANES_MAX {
-        fault(slide.place, format!("a window would have more than {PANES_MAX} panes; make `slideDuration` longer, or a divisor of `duration`"));
+        fault(
+            slide.place,
+            format!("a window would have more than {PANES_MAX} panes; make `slideDuration` longer, or a divisor of `duration`"),
+        );
     }
 }
 

@@ -29,9 +29,15 @@ fn the_printed_file_works() {
     assert_eq!((topic.as_str(), *fail_on_data_loss), ("quickfire-Experiment.Assignment", false));
     assert_eq!(properties["sasl.password"], "hidden");
     let [Operation::Parse(parse), Operation::WindowAggregate(window)] =
-        [&pipeline.operations[0].value, &pipeline.operations[1].value] else { panic!() };
+        [&pipeline.operations[0].value, &pipeline.operations[1].value]
+    else {
+        panic!()
+    };
     assert_eq!(parse.columns.len(), 4);
-    assert_eq!((window.duration.value, window.slide.as_ref().unwrap().value), (Duration::from_secs(300), Duration::from_secs(300)));
+    assert_eq!(
+        (window.duration.value, window.slide.as_ref().unwrap().value),
+        (Duration::from_secs(300), Duration::from_secs(300))
+    );
     assert_eq!((pipeline.name.as_str(), pipeline.team.as_str(), &pipeline.sink), ("p", "default", &SinkSpec::Stdout));
 }
 
@@ -44,7 +50,11 @@ fn parameters_may_stand_one_level_out() {
 
 #[test]
 fn fields_are_overridden() {
-    let sets = [("source.parameters.topic", "other"), ("pipeline[1].window.duration", "10.seconds"), ("pipeline[1].window.slideDuration", "5s")];
+    let sets = [
+        ("source.parameters.topic", "other"),
+        ("pipeline[1].window.duration", "10.seconds"),
+        ("pipeline[1].window.slideDuration", "5s"),
+    ];
     let pipeline = load_text(PRINTED, &[sets.as_slice(), &[("sink.name", "discard")]].concat()).unwrap();
     assert_eq!(pipeline.sink, SinkSpec::Discard);
     let SourceSpec::Kafka(kafka) = &pipeline.source else { panic!() };

@@ -73,7 +73,9 @@ pub fn parse(text: &str) -> Result<Node, Vec<Fault>> {
     loop {
         match events.next() {
             None | Some(Ok((Event::StreamEnd, _))) => break,
-            Some(Err(e)) => return Err(vec![Fault::new(place_of(e.marker().line(), e.marker().col()), format!("not YAML: {}", e.info()))]),
+            Some(Err(e)) => {
+                return Err(vec![Fault::new(place_of(e.marker().line(), e.marker().col()), format!("not YAML: {}", e.info()))]);
+            }
             Some(Ok((Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing, _))) => {}
             Some(Ok((_, span))) if root.is_some() => {
                 return Err(vec![Fault::new(place(&span), "a second document; a file holds one")]);
@@ -142,7 +144,11 @@ impl Builder {
             Event::SequenceStart(anchor, _) => (anchor, self.list(events, depth)?),
             Event::MappingStart(anchor, _) => (anchor, self.map(events, depth)?),
             Event::Alias(anchor) => {
-                let node = self.anchors.get(&anchor).cloned().ok_or_else(|| Fault::new(place, "an alias without an anchor before it"))?;
+                let node = self
+                    .anchors
+                    .get(&anchor)
+                    .cloned()
+                    .ok_or_else(|| Fault::new(place, "an alias without an anchor before it"))?;
                 self.count(size(&node), place)?;
                 return Ok(Node { place, value: node.value });
             }
@@ -220,7 +226,8 @@ fn scalar(text: &str, style: ScalarStyle) -> NodeValue {
     if let Ok(i) = text.parse::<i64>() {
         return NodeValue::Int(i);
     }
-    let numeric = text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && text.contains(|c: char| c.is_ascii_digit());
+    let numeric =
+        text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && text.contains(|c: char| c.is_ascii_digit());
     match text.parse::<f64>() {
         Ok(f) if numeric => NodeValue::Float(f),
         _ => NodeValue::Str(text.to_owned()),

@@ -308,7 +308,8 @@ impl Closer {
     /// Result rows of a window for some keys and their states by pane.
     fn results(&self, window: i64, entries: &[(&[u8], Vec<&[u8]>)]) -> Result<RecordBatch> {
         let rows = entries.len();
-        let slots: Vec<usize> = entries.iter().enumerate().flat_map(|(i, (_, states))| std::iter::repeat_n(i, states.len())).collect();
+        let slots: Vec<usize> =
+            entries.iter().enumerate().flat_map(|(i, (_, states))| std::iter::repeat_n(i, states.len())).collect();
         let states = self.states.decode(entries.iter().flat_map(|(_, states)| states.iter().copied())).map_err(external)?;
         let mut merger = Merger::new(&self.window, &self.widths)?;
         merger.add(&states, &slots, rows)?;

@@ -39,7 +39,12 @@ pub struct Fault {
 /// Finds the items in `0..count` at fault: `call` is pure, fails over any range with an item at fault in it, and has failed over all.
 ///
 /// The ranges that it gives are disjoint and ascending.
-pub fn isolate(count: usize, error: DataFusionError, budget: &mut Budget, call: &mut dyn FnMut(Range<usize>) -> Result<()>) -> Vec<Fault> {
+pub fn isolate(
+    count: usize,
+    error: DataFusionError,
+    budget: &mut Budget,
+    call: &mut dyn FnMut(Range<usize>) -> Result<()>,
+) -> Vec<Fault> {
     let mut faults = Vec::new();
     // Explicit stack: ranges that are known to fail, the leftmost on top.
     let mut open = vec![(0..count, error)];
@@ -66,6 +71,7 @@ pub fn isolate(count: usize, error: DataFusionError, budget: &mut Budget, call: 
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
 mod tests {
     use super::*;
     use datafusion::common::exec_datafusion_err;
@@ -81,10 +87,10 @@ mod tests {
 
     #[test]
     fn finds_each_bad_item_and_no_other() {
-        assert_eq!(run(8_192, &[77], 1_000).0, [77..78]);
+        assert_eq!(run(8_192, &[77], 1_000).0, vec![77..78]);
         assert!(run(8_192, &[77], 1_000).1 <= 26);
         assert_eq!(run(10, &[0, 9], 1_000).0, [0..1, 9..10]);
-        assert_eq!(run(1, &[0], 1_000).0, [0..1]);
+        assert_eq!(run(1, &[0], 1_000).0, vec![0..1]);
     }
 
     #[test]

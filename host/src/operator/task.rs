@@ -170,7 +170,19 @@ impl<'a> EpochTask<'a> {
         };
         let budget = Budget::for_rows(limits.isolated_rows);
         let batch_rows = limits.batch_rows.max(1);
-        Ok(Self { plan, window, decoder, batch_rows, fold, careful: false, broken: None, budget, folded: Vec::new(), out, faults: Vec::new() })
+        Ok(Self {
+            plan,
+            window,
+            decoder,
+            batch_rows,
+            fold,
+            careful: false,
+            broken: None,
+            budget,
+            folded: Vec::new(),
+            out,
+            faults: Vec::new(),
+        })
     }
 
     /// Records read so far.
@@ -210,7 +222,8 @@ impl<'a> EpochTask<'a> {
 
     fn push_rows(&mut self, raw: &RawBatch, number: usize, rows: Range<usize>) -> Result<()> {
         self.faults.clear();
-        let decoded = self.decoder.decode(raw, rows.clone(), &mut self.faults).map_err(|e| DataFusionError::External(e.into()))?;
+        let decoded =
+            self.decoder.decode(raw, rows.clone(), &mut self.faults).map_err(|e| DataFusionError::External(e.into()))?;
         for fault in self.faults.drain(..) {
             let error = Arc::new(RowError { reason: fault.reason, guest: None });
             self.out.rejects.push(RejectedRow { batch: number, row: fault.row as usize, error });
@@ -232,7 +245,13 @@ impl<'a> EpochTask<'a> {
     }
 
     /// The watermark before each raw row, where the event time is a decoded column: rows that a filter will drop count too.
-    fn watermarks_before(&mut self, window: &WindowTask, decoded: &RecordBatch, partition: usize, rows: &Range<usize>) -> Option<Vec<i64>> {
+    fn watermarks_before(
+        &mut self,
+        window: &WindowTask,
+        decoded: &RecordBatch,
+        partition: usize,
+        rows: &Range<usize>,
+    ) -> Option<Vec<i64>> {
         let times = decoded.column(window.plan.decoded_event_time?).as_primitive::<TimestampMillisecondType>();
         let numbers = row_numbers(decoded);
         let mut watermark = self.out.watermarks[partition];
@@ -399,7 +418,13 @@ impl<'a> EpochTask<'a> {
     }
 
     /// Tries a batch on a table of its own; rows at fault are set aside.
-    fn tried(&mut self, window: &WindowTask, batch: RecordBatch, panes: Vec<PaneId>, number: usize) -> Result<(RecordBatch, Vec<PaneId>)> {
+    fn tried(
+        &mut self,
+        window: &WindowTask,
+        batch: RecordBatch,
+        panes: Vec<PaneId>,
+        number: usize,
+    ) -> Result<(RecordBatch, Vec<PaneId>)> {
         let mut call = |range: Range<usize>| {
             let mut fold = Fold::new(&window.plan, &window.schema)?;
             fold.add(&batch.slice(range.start, range.len()), &panes[range])?;
@@ -431,7 +456,9 @@ impl<'a> EpochTask<'a> {
 
     /// The partial states without the keys on which merging fails; their rows are rejected.
     fn finish_by_key(&mut self, error: DataFusionError) -> Result<Partial> {
-        let Some(window) = self.window.clone().filter(|_| self.out.start.policy == FaultPolicy::Isolate) else { return Err(error) };
+        let Some(window) = self.window.clone().filter(|_| self.out.start.policy == FaultPolicy::Isolate) else {
+            return Err(error);
+        };
         let folded = std::mem::take(&mut self.folded);
         let mut numbers: HashMap<(PaneId, Box<[u8]>), usize, RandomState> = HashMap::default();
         let mut keys_of: Vec<Vec<usize>> = Vec::with_capacity(folded.len());

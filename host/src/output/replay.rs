@@ -160,7 +160,8 @@ impl<'a> Reader<'a> {
         config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest").set("fetch.queue.backoff.ms", "10");
         // The end of a partition is told by an empty answer, which the broker holds back this long: 500 ms by default.
         config.set("fetch.wait.max.ms", "5");
-        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|e| CommitError::Config(format!("{changelog}: {e}")))?;
+        let consumer: BaseConsumer<Quiet> =
+            config.create_with_context(Quiet).map_err(|e| CommitError::Config(format!("{changelog}: {e}")))?;
         let mut list = TopicPartitionList::new();
         for partition in 0..i32::from(STATE_SHARDS) {
             let offset = from.offsets.get(&partition).map_or(Offset::Beginning, |o| Offset::Offset(*o));

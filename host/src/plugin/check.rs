@@ -218,9 +218,11 @@ mod tests {
         assert_eq!(faults(|_| ()), "");
     }
 
+    type Change = Box<dyn FnOnce(&mut DescriptionOut)>;
+
     #[test]
     fn every_fault_is_told() {
-        let cases: Vec<(&str, Box<dyn FnOnce(&mut DescriptionOut)>)> = vec![
+        let cases: Vec<(&str, Change)> = vec![
             ("the plugin's name is `Bad Name`", Box::new(|d| d.name = "Bad\nName".into())),
             ("`1.0` is not a semantic version", Box::new(|d| d.version = "1.0".into())),
             ("it has no functions", Box::new(|d| d.functions.clear())),

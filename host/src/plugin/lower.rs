@@ -107,7 +107,7 @@ fn validity(nulls: Option<&NullBuffer>) -> Cow<'_, [u8]> {
 fn bitmap(bits: &BooleanBuffer) -> Cow<'_, [u8]> {
     let (len, bytes) = (bits.len(), bits.len().div_ceil(8));
     let mask = if len % 8 == 0 { 0xff } else { (1_u8 << (len % 8)) - 1 };
-    let mut copy = if bits.offset() % 8 == 0 {
+    let mut copy = if bits.offset().is_multiple_of(8) {
         let whole = &bits.values()[bits.offset() / 8..][..bytes];
         if whole.last().is_none_or(|last| last & !mask == 0) {
             return Cow::Borrowed(whole);

@@ -102,7 +102,7 @@ fn round(plugin: &Plugin, function: usize, sorted: &Partial, total: usize, numbe
     let mut pieces = Vec::new();
     let merger = Merger { plugin, function, sorted, total };
     let mut start = 0;
-    let mut end = rows.min(if number % 2 == 0 { step } else { step / 2 });
+    let mut end = rows.min(if number.is_multiple_of(2) { step } else { step / 2 });
     loop {
         merger.piece(start, end, HALVINGS, &mut pieces)?;
         start = end;

@@ -22,7 +22,7 @@ impl Layout {
     }
 
     fn pointer(&mut self, bytes: &[u8], len: usize) {
-        while self.variable.len() % 4 != 0 {
+        while !self.variable.len().is_multiple_of(4) {
             self.variable.push(0);
         }
         let at = START + self.fixed_bytes + self.variable.len();

@@ -105,7 +105,13 @@ impl JobCore {
     ///
     /// # Errors
     /// When the plan's aggregates can't be made ready.
-    pub fn new(plan: Arc<Plan>, partitions: Vec<PartitionName>, positions: Vec<i64>, format: OutputFormat, limits: JobLimits) -> Result<Self> {
+    pub fn new(
+        plan: Arc<Plan>,
+        partitions: Vec<PartitionName>,
+        positions: Vec<i64>,
+        format: OutputFormat,
+        limits: JobLimits,
+    ) -> Result<Self> {
         let (closer, encoder) = prepare(&plan, format)?;
         Ok(Self {
             closer,
@@ -137,7 +143,10 @@ impl JobCore {
     /// When the state was made by a pipeline whose state is another.
     pub fn restore(&mut self, meta: &Meta) -> std::result::Result<(), String> {
         if meta.format > META_FORMAT {
-            return Err(format!("the stored state has format {}, this program reads up to {META_FORMAT}: use a newer one", meta.format));
+            return Err(format!(
+                "the stored state has format {}, this program reads up to {META_FORMAT}: use a newer one",
+                meta.format
+            ));
         }
         if meta.layout != self.plan.layout && self.store.slots() > 0 {
             return Err(format!(
@@ -276,7 +285,8 @@ impl JobCore {
                 || self.closer.as_ref().is_some_and(|c| c.is_stale(&t.partial, self.closed) && t.start.closed < self.closed)
         };
         tasks.iter().any(moved).then(|| {
-            let fresh = |t: &TaskEpoch| EpochStart { watermarks: self.watermarks.clone(), closed: self.closed, ..t.start.clone() };
+            let fresh =
+                |t: &TaskEpoch| EpochStart { watermarks: self.watermarks.clone(), closed: self.closed, ..t.start.clone() };
             tasks.iter().map(fresh).collect()
         })
     }
@@ -289,7 +299,12 @@ impl JobCore {
         let all = Arc::new(all);
         tasks
             .iter()
-            .map(|t| EpochStart { closed: self.closed, excluded: Arc::clone(&all), policy: FaultPolicy::Isolate, ..t.start.clone() })
+            .map(|t| EpochStart {
+                closed: self.closed,
+                excluded: Arc::clone(&all),
+                policy: FaultPolicy::Isolate,
+                ..t.start.clone()
+            })
             .collect()
     }
 
@@ -358,7 +373,8 @@ impl JobCore {
         }
         let Some(closer) = &self.closer else { return Ok(()) };
         for bad in &closed.bad_results {
-            let keys = closer.keys().decode(std::iter::once(bad.key.as_ref())).map_err(|e| DataFusionError::External(e.into()))?;
+            let keys =
+                closer.keys().decode(std::iter::once(bad.key.as_ref())).map_err(|e| DataFusionError::External(e.into()))?;
             let keys: Vec<String> = keys.iter().map(|k| display(k.as_ref(), 0)).collect();
             let what = format!("window {} of key ({})", bad.window, keys.join(", "));
             commit.rejects.push(result_reject(what, bad.state.clone(), &bad.error).to_record());
@@ -370,7 +386,9 @@ impl JobCore {
     fn accept(&mut self, tasks: &[TaskEpoch], watermarks: Vec<i64>, now: i64, closed: Closed, commit: &mut EpochCommit) {
         // An input that has ended closes all windows there are; a later run of the job goes on behind the last of them.
         let ends = match &self.closer {
-            Some(closer) if now == i64::MAX => closer.last_close(&self.store, tasks.iter().map(|t| &t.partial)).unwrap_or(self.closed),
+            Some(closer) if now == i64::MAX => {
+                closer.last_close(&self.store, tasks.iter().map(|t| &t.partial)).unwrap_or(self.closed)
+            }
             Some(_) => now,
             None => self.closed,
         };

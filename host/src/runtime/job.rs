@@ -170,7 +170,8 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
     let partitions = spec.source.partitions().to_vec();
     let format = OutputFormat { timestamps: spec.pipeline.timestamp_format };
     let starts = spec.source.start_positions().map_err(ingest_break)?;
-    let mut core = JobCore::new(Arc::clone(&spec.plan), partitions.clone(), starts, format, spec.limits.clone()).map_err(|e| defect(&e))?;
+    let mut core =
+        JobCore::new(Arc::clone(&spec.plan), partitions.clone(), starts, format, spec.limits.clone()).map_err(|e| defect(&e))?;
     let mut bad = None;
     let meta = spec
         .committer
@@ -235,7 +236,11 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
     })
 }
 
-fn commit_loop(committer: &mut dyn Committer, commits: &Receiver<EpochCommit>, acks: &Sender<(Result<(), CommitError>, Duration)>) {
+fn commit_loop(
+    committer: &mut dyn Committer,
+    commits: &Receiver<EpochCommit>,
+    acks: &Sender<(Result<(), CommitError>, Duration)>,
+) {
     while let Ok(commit) = commits.recv() {
         let started = Instant::now();
         let outcome = committer.commit(commit);
@@ -287,6 +292,16 @@ struct Probation {
     epochs_left: u32,
 }
 
+/// The shares of an epoch.
+struct Collected {
+    /// One a worker.
+    tasks: Vec<TaskEpoch>,
+    /// The plan that all of them ran with.
+    plan: Arc<Plan>,
+    /// Reading failed: this is the last epoch.
+    failed: Option<IngestError>,
+}
+
 /// An epoch on its way through the committer.
 struct InCommit {
     epoch: u64,
@@ -332,7 +347,7 @@ impl Driver<'_> {
         }
         let mut lag_asked = Instant::now();
         loop {
-            let (tasks, plan, failed) = self.collect()?;
+            let Collected { tasks, plan, failed } = self.collect()?;
             let ended = self.progress.all_finished();
             let stop = control.is_stopped() || failed.is_some() || ended;
             if !stop {
@@ -366,7 +381,7 @@ impl Driver<'_> {
     }
 
     /// Waits for all workers; shares that failed are run again here.
-    fn collect(&mut self) -> Result<(Vec<TaskEpoch>, Arc<Plan>, Option<IngestError>), Break> {
+    fn collect(&mut self) -> Result<Collected, Break> {
         let mut ran: Vec<Ran> = Vec::with_capacity(self.commands.len());
         for _ in 0..self.commands.len() {
             let one = self.results.recv().map_err(|_| Error::new(Kind::Internal, "a worker ended without a word"))?;
@@ -390,11 +405,15 @@ impl Driver<'_> {
             };
             tasks.push(task);
         }
-        Ok((tasks, Arc::clone(&self.current), failed))
+        Ok(Collected { tasks, plan: Arc::clone(&self.current), failed })
     }
 
     /// Runs a share of an epoch here, with the current plan; a new version that fails is rolled back.
-    fn run_again(&mut self, mut start: crate::operator::task::EpochStart, mut input: Vec<crate::element::RawBatch>) -> Result<TaskEpoch, Break> {
+    fn run_again(
+        &mut self,
+        mut start: crate::operator::task::EpochStart,
+        mut input: Vec<crate::element::RawBatch>,
+    ) -> Result<TaskEpoch, Break> {
         for _ in 0..RERUNS {
             start.policy = self.policy();
             let plan = Arc::clone(&self.current);
@@ -448,7 +467,13 @@ impl Driver<'_> {
     }
 
     /// Closes an epoch and hands it to the committer, when the one before is done.
-    fn close(&mut self, mut tasks: Vec<TaskEpoch>, plan: &Arc<Plan>, observer: Observer<'_>, total: &mut Counts) -> Result<(), Break> {
+    fn close(
+        &mut self,
+        mut tasks: Vec<TaskEpoch>,
+        plan: &Arc<Plan>,
+        observer: Observer<'_>,
+        total: &mut Counts,
+    ) -> Result<(), Break> {
         let mut plan = Arc::clone(plan);
         let progress = self.progress.progress(Instant::now());
         for _ in 0..RERUNS {
@@ -483,7 +508,12 @@ impl Driver<'_> {
         self.probation.as_ref().is_some_and(|p| Arc::ptr_eq(&p.candidate.plan, plan))
     }
 
-    fn again(&mut self, tasks: Vec<TaskEpoch>, starts: Vec<crate::operator::task::EpochStart>, plan: &Arc<Plan>) -> Result<Vec<TaskEpoch>, Break> {
+    fn again(
+        &mut self,
+        tasks: Vec<TaskEpoch>,
+        starts: Vec<crate::operator::task::EpochStart>,
+        plan: &Arc<Plan>,
+    ) -> Result<Vec<TaskEpoch>, Break> {
         self.metrics.reruns.inc();
         let mut fresh = Vec::with_capacity(tasks.len());
         for (task, mut start) in tasks.into_iter().zip(starts) {
@@ -503,7 +533,13 @@ impl Driver<'_> {
         }
     }
 
-    fn hand_over(&mut self, commit: EpochCommit, plan: &Arc<Plan>, observer: Observer<'_>, total: &mut Counts) -> Result<(), Break> {
+    fn hand_over(
+        &mut self,
+        commit: EpochCommit,
+        plan: &Arc<Plan>,
+        observer: Observer<'_>,
+        total: &mut Counts,
+    ) -> Result<(), Break> {
         let counts = self.base.plus(&self.core.counts());
         self.wait_for_commit(observer, total)?;
         if commit.is_empty() && self.handed_over == commit.positions {
@@ -527,7 +563,8 @@ impl Driver<'_> {
 
     fn wait_for_commit(&mut self, observer: Observer<'_>, total: &mut Counts) -> Result<(), Break> {
         let Some(waiting) = self.in_commit.take() else { return Ok(()) };
-        let (outcome, commit_time) = self.acks.recv().map_err(|_| Error::new(Kind::Internal, "the committer ended without a word"))?;
+        let (outcome, commit_time) =
+            self.acks.recv().map_err(|_| Error::new(Kind::Internal, "the committer ended without a word"))?;
         outcome.map_err(commit_break)?;
         *total = waiting.counts;
         if let Some(probation) = &mut self.probation

@@ -1,8 +1,8 @@
 //! What a job counts, for Prometheus and for the terminal. Names follow Prometheus' conventions: base units, `_total` for counters.
 
 use crate::element::PartitionName;
-use crate::runtime::job::Committed;
 use crate::plugin::PluginSet;
+use crate::runtime::job::Committed;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -58,7 +58,10 @@ impl Metrics {
             registry.register(Box::new(g.clone()))?;
             Ok(g)
         };
-        let rejects = IntCounterVec::new(Opts::new("rejected_rows_total", "Rows set aside, by the plugin that failed on them."), &["plugin", "version"])?;
+        let rejects = IntCounterVec::new(
+            Opts::new("rejected_rows_total", "Rows set aside, by the plugin that failed on them."),
+            &["plugin", "version"],
+        )?;
         registry.register(Box::new(rejects.clone()))?;
         let buckets = vec![0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
         let commit_seconds = Histogram::with_opts(HistogramOpts::new("commit_seconds", "Time of a commit.").buckets(buckets))?;
@@ -78,7 +81,10 @@ impl Metrics {
             state_bytes: gauge("state_bytes", "Bytes of keys and partial states.")?,
             skipped_offsets: counter("skipped_offsets_total", "Offsets that were gone and skipped (failOnDataLoss: false).")?,
             swaps: counter("plugin_swaps_total", "Plugin versions that took over while the job ran.")?,
-            rollbacks: counter("plugin_rollbacks_total", "Plugin versions that failed in their first epochs and were rolled back.")?,
+            rollbacks: counter(
+                "plugin_rollbacks_total",
+                "Plugin versions that failed in their first epochs and were rolled back.",
+            )?,
             reruns: counter("epoch_reruns_total", "Epochs run again without rows at fault, or with another plan.")?,
             recoveries: counter("recoveries_total", "Returns to the last committed epoch after a failed commit.")?,
             registry,
@@ -130,7 +136,10 @@ pub fn plugin_families(plugins: &PluginSet) -> Result<Vec<MetricFamily>, prometh
     let calls = counter("kindling_guest_calls_total", "Calls of a guest.")?;
     let rows = counter("kindling_guest_rows_total", "Rows (or states) of the calls.")?;
     let nanos = counter("kindling_guest_nanoseconds_total", "Time within calls, the copying of columns among it.")?;
-    let failures = IntCounterVec::new(Opts::new("kindling_guest_failures_total", "Calls that failed, by kind."), &["plugin", "version", "kind"])?;
+    let failures = IntCounterVec::new(
+        Opts::new("kindling_guest_failures_total", "Calls that failed, by kind."),
+        &["plugin", "version", "kind"],
+    )?;
     for plugin in plugins.plugins() {
         let (name, version, stats) = (&*plugin.name, plugin.version.to_string(), plugin.stats.read());
         calls.with_label_values(&[name, &version]).inc_by(stats.calls);

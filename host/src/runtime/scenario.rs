@@ -31,6 +31,9 @@ pub struct Scenario {
     pub pipeline: String,
     /// Records in their order, and swaps between them.
     pub input: Vec<Input>,
+    /// Artefacts that are loaded besides those of the plugins' folder.
+    #[serde(default)]
+    pub plugins: Vec<String>,
     /// What must come out.
     pub expect: Expect,
     /// Relative tolerance of numbers, for approximate aggregates.
@@ -161,10 +164,20 @@ impl Scenario {
     ///
     /// # Errors
     /// What differs, or what failed.
-    pub fn run(&self, file: &Path, mode: Mode, plugins: &PluginSet, load: &dyn Fn(&str) -> Result<Arc<Plugin>, String>) -> Result<(), String> {
+    pub fn run(
+        &self,
+        file: &Path,
+        mode: Mode,
+        plugins: &PluginSet,
+        load: &dyn Fn(&str) -> Result<Arc<Plugin>, String>,
+    ) -> Result<(), String> {
         let options = LoadOptions::default();
         let pipeline = config::load_str(&self.pipeline, &file.display().to_string(), &options).map_err(|e| e.to_string())?;
-        let plan = Arc::new(plan::build(&pipeline, plugins).map_err(|e| e.to_string())?);
+        let mut plugins = plugins.clone();
+        for name in &self.plugins {
+            plugins = plugins.with(load(name)?).map_err(|p| p.text)?;
+        }
+        let plan = Arc::new(plan::build(&pipeline, &plugins).map_err(|e| e.to_string())?);
         let mut run = Running {
             limits: JobLimits { batch_rows: mode.batch_rows, ..JobLimits::default() },
             format: OutputFormat { timestamps: pipeline.timestamp_format },
@@ -175,7 +188,6 @@ impl Scenario {
         };
         let (segments, count) = self.segments(mode);
         run.partitions = (0..count).map(|p| PartitionName { topic: "scenario".into(), partition: p as i32 }).collect();
-        let mut plugins = plugins.clone();
         let mut core = run.restored()?;
         for (i, segment) in segments.iter().enumerate() {
             if let Some(swap) = &segment.swap {
@@ -329,13 +341,20 @@ impl Running {
         Ok(core)
     }
 
-    fn epoch(&mut self, core: &mut JobCore, records: &[(usize, OwnedRecord)], finished: bool, commit: bool) -> Result<(), String> {
+    fn epoch(
+        &mut self,
+        core: &mut JobCore,
+        records: &[(usize, OwnedRecord)],
+        finished: bool,
+        commit: bool,
+    ) -> Result<(), String> {
         let mut decoder = Decoder::new(&self.plan.decode, &self.partitions);
         let mut starts = vec![core.start(FaultPolicy::Isolate)];
         let progress = Progress { idle: Vec::new(), finished: vec![finished; self.partitions.len()] };
         for _ in 0..8 {
             let start = starts.remove(0);
-            let task = JobCore::run_task(&self.plan, &mut decoder, batches(records), start, &self.limits).map_err(|(e, _)| e.to_string())?;
+            let task = JobCore::run_task(&self.plan, &mut decoder, batches(records), start, &self.limits)
+                .map_err(|(e, _)| e.to_string())?;
             match core.close(&[task], &progress, FaultPolicy::Isolate).map_err(|e| e.to_string())? {
                 Outcome::Rerun(again) => starts = again,
                 Outcome::Commit(epoch) => {

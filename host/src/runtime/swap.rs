@@ -53,7 +53,10 @@ pub struct Swapper {
 impl Swapper {
     /// For a pipeline that runs `plan`, made with `plugins`.
     pub fn new(pipeline: Pipeline, plan: Arc<Plan>, plugins: PluginSet) -> Arc<Self> {
-        Arc::new(Self { pipeline, inner: Mutex::new(Inner { running: plugins.clone(), plugins, plan, candidate: None, notes: VecDeque::new() }) })
+        Arc::new(Self {
+            pipeline,
+            inner: Mutex::new(Inner { running: plugins.clone(), plugins, plan, candidate: None, notes: VecDeque::new() }),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -127,9 +130,15 @@ impl Swapper {
                 PluginEvent::Loaded(plugin) => {
                     let (name, version) = (plugin.name.to_string(), plugin.version.to_string());
                     match self.prepare(&plugin) {
-                        Ok(true) => self.note(&name, format!("version {version} is ready and takes over at the next epoch"), false),
-                        Ok(false) => self.note(&name, format!("version {version} is loaded; the pipeline does not use it"), false),
-                        Err(why) => self.note(&name, format!("version {version} was not taken: {why}; the running version goes on"), true),
+                        Ok(true) => {
+                            self.note(&name, format!("version {version} is ready and takes over at the next epoch"), false)
+                        }
+                        Ok(false) => {
+                            self.note(&name, format!("version {version} is loaded; the pipeline does not use it"), false)
+                        }
+                        Err(why) => {
+                            self.note(&name, format!("version {version} was not taken: {why}; the running version goes on"), true)
+                        }
                     }
                 }
                 PluginEvent::Removed { name, path } => self.removed(&name, &path.display().to_string()),
@@ -175,7 +184,11 @@ impl Swapper {
         let mut inner = self.lock();
         if inner.plan.guests.iter().any(|g| g.plugin == name) {
             drop(inner);
-            self.note(name, format!("{path} is gone; the pipeline uses it, so the loaded version goes on until the job ends"), true);
+            self.note(
+                name,
+                format!("{path} is gone; the pipeline uses it, so the loaded version goes on until the job ends"),
+                true,
+            );
         } else {
             inner.plugins = inner.plugins.without(name);
             drop(inner);

@@ -8,7 +8,8 @@
 //! bytes, so encoded keys compare as keys.
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryBuilder, BooleanBuilder, BooleanBufferBuilder, RecordBatch, StringBuilder, make_array, new_empty_array,
+    Array, ArrayRef, AsArray, BinaryBuilder, BooleanBufferBuilder, BooleanBuilder, RecordBatch, StringBuilder, make_array,
+    new_empty_array,
 };
 use arrow::buffer::Buffer;
 use arrow::compute::{cast, concat};
@@ -47,9 +48,12 @@ enum Layout {
 fn layout(data_type: &DataType) -> Layout {
     match data_type {
         DataType::Boolean => Layout::Boolean,
-        DataType::Utf8 | DataType::Binary | DataType::LargeUtf8 | DataType::LargeBinary | DataType::Utf8View | DataType::BinaryView => {
-            Layout::Bytes
-        }
+        DataType::Utf8
+        | DataType::Binary
+        | DataType::LargeUtf8
+        | DataType::LargeBinary
+        | DataType::Utf8View
+        | DataType::BinaryView => Layout::Bytes,
         t => t.primitive_width().map_or(Layout::Other, Layout::Fixed),
     }
 }
@@ -187,7 +191,9 @@ impl ColumnBuilder {
         let values = match layout(data_type) {
             Layout::Boolean => Values::Boolean(BooleanBuilder::new()),
             Layout::Fixed(width) => Values::Fixed { width, bytes: Vec::new(), valid: BooleanBufferBuilder::new(0) },
-            Layout::Bytes if matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) => Values::Text(StringBuilder::new()),
+            Layout::Bytes if matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) => {
+                Values::Text(StringBuilder::new())
+            }
             Layout::Bytes => Values::Bytes(BinaryBuilder::new()),
             Layout::Other => Values::Other(Vec::new()),
         };
@@ -328,8 +334,11 @@ mod tests {
     #[test]
     fn the_stored_format_does_not_change() {
         let codec = RowCodec::new("key", vec![DataType::Utf8, DataType::Int64, DataType::Boolean]);
-        let columns: Vec<ArrayRef> =
-            vec![Arc::new(StringArray::from(vec!["ab"])), Arc::new(Int64Array::from(vec![258])), Arc::new(BooleanArray::new_null(1))];
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["ab"])),
+            Arc::new(Int64Array::from(vec![258])),
+            Arc::new(BooleanArray::new_null(1)),
+        ];
         assert_eq!(encoded(&codec, &columns), [[1, 2, 0, 0, 0, b'a', b'b', 1, 2, 1, 0, 0, 0, 0, 0, 0, 0].to_vec()]);
         assert_eq!(stable_hash(b"kindling"), stable_hash(b"kindling"));
         assert_eq!(stable_hash(b""), 0xcbf2_9ce4_8422_2325 ^ 0xcbf2_9ce4);
