@@ -2,6 +2,8 @@
 //!
 //! Needs KINDLING_BROKERS=host:port (`tests/run` sets it); KINDLING_BROKER_SCRIPT lets the broker be restarted.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 use kindling::config::spec::{KafkaSourceSpec, SinkSpec, SourceSpec, StartingOffsets};
 use kindling::element::PartitionName;
 use kindling::output::replay::Place;

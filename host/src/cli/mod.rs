@@ -5,6 +5,7 @@ mod demo;
 mod demo_events;
 mod demo_view;
 mod plugin;
+mod plugin_sdk;
 mod run;
 mod test;
 

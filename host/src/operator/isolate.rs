@@ -71,7 +71,6 @@ pub fn isolate(
 }
 
 #[cfg(test)]
-#[expect(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
 mod tests {
     use super::*;
     use datafusion::common::exec_datafusion_err;

@@ -1,0 +1,56 @@
+//! The crate of a new plugin: its template, and the SDK, which comes with the binary so that nothing need be downloaded.
+
+use super::plugin::NewKind;
+use std::path::Path;
+
+const MANIFEST: &str = include_str!("../../../guest-sdk/rust/template/Cargo.toml.in");
+const AGGREGATE: &str = include_str!("../../../guest-sdk/rust/template/aggregate.rs");
+const FILTER: &str = include_str!("../../../guest-sdk/rust/template/filter.rs");
+const SCALAR: &str = include_str!("../../../guest-sdk/rust/template/scalar.rs");
+
+/// The files of `guest-sdk/rust`.
+const SDK: &[(&str, &str)] = &[
+    ("Cargo.toml", include_str!("../../../guest-sdk/rust/Cargo.toml")),
+    ("README.md", include_str!("../../../guest-sdk/rust/README.md")),
+    ("src/aggregate.rs", include_str!("../../../guest-sdk/rust/src/aggregate.rs")),
+    ("src/bindings.rs", include_str!("../../../guest-sdk/rust/src/bindings.rs")),
+    ("src/lib.rs", include_str!("../../../guest-sdk/rust/src/lib.rs")),
+    ("src/plugin.rs", include_str!("../../../guest-sdk/rust/src/plugin.rs")),
+    ("src/read.rs", include_str!("../../../guest-sdk/rust/src/read.rs")),
+    ("src/rowwise.rs", include_str!("../../../guest-sdk/rust/src/rowwise.rs")),
+    ("src/state.rs", include_str!("../../../guest-sdk/rust/src/state.rs")),
+    ("src/testing.rs", include_str!("../../../guest-sdk/rust/src/testing.rs")),
+    ("src/text.rs", include_str!("../../../guest-sdk/rust/src/text.rs")),
+    ("src/write.rs", include_str!("../../../guest-sdk/rust/src/write.rs")),
+    ("wit/plugin.wit", include_str!("../../../guest-sdk/rust/wit/plugin.wit")),
+];
+
+/// Folder of the SDK within the new crate.
+const SDK_FOLDER: &str = "kindling-guest";
+
+/// Writes the crate of a plugin to `folder`.
+///
+/// # Errors
+/// What the disk says.
+pub fn scaffold(folder: &Path, name: &str, kind: NewKind) -> std::io::Result<()> {
+    let source = match kind {
+        NewKind::Aggregate => AGGREGATE,
+        NewKind::Filter => FILTER,
+        NewKind::Scalar => SCALAR,
+    };
+    let write = |path: &str, text: &str| {
+        let path = folder.join(path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(path, text)
+    };
+    let sdk = format!("{{ path = \"{SDK_FOLDER}\" }}");
+    write("Cargo.toml", &MANIFEST.replace("{{name}}", name).replace("{{sdk}}", &sdk))?;
+    write("src/lib.rs", &source.replace("{{name}}", name))?;
+    write(".gitignore", "/target\n")?;
+    for (path, text) in SDK {
+        write(&format!("{SDK_FOLDER}/{path}"), text)?;
+    }
+    Ok(())
+}
