@@ -312,7 +312,8 @@ fn a_changelog_that_was_made_anew_starts_anew() {
     delete();
     let (mut committer, entries, meta) = job.open(0);
     assert!(entries.is_empty() && meta.is_none(), "{entries:?}");
-    // Also when the new one is already longer than the tree's place in the old one.
+    // Also when the new one is already longer than the tree's place in the old one: only the lineage tells them apart then.
+    committer.commit(epoch(1, &[("a", Some("1"))])).unwrap();
     drop(committer);
     delete();
     (committer, ..) = job.open(1);
