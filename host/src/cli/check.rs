@@ -88,13 +88,13 @@ pub fn check(args: &CheckArgs) -> Result<(), Error> {
         bad += usize::from(outcome.is_err());
         match outcome {
             Ok(_) if args.context.json => report.push(json!({ "file": file, "ok": true, "faults": [] })),
-            Ok((_, plan)) => println!("{}: well; {}", file.display(), summary(&plan)),
+            Ok((_, plan)) => say!("{}: well; {}", file.display(), summary(&plan)),
             Err(errors) if args.context.json => report.push(json!({ "file": file, "ok": false, "faults": errors.to_json() })),
-            Err(errors) => println!("{}", errors.to_string().trim_end()),
+            Err(errors) => say!("{}", errors.to_string().trim_end()),
         }
     }
     if args.context.json {
-        println!("{:#}", Value::Array(report));
+        say!("{:#}", Value::Array(report));
     }
     match bad {
         0 => Ok(()),
@@ -114,7 +114,7 @@ pub fn explain(args: &ExplainArgs) -> Result<(), Error> {
     let (pipeline, plan) = planned.map_err(|e| Error::new(Kind::Config, e.to_string()))?;
     if args.context.json {
         let text = serde_json::to_string_pretty(&Explanation::of(&plan, &pipeline));
-        println!("{}", text.map_err(|e| Error::new(Kind::Internal, e.to_string()))?);
+        say!("{}", text.map_err(|e| Error::new(Kind::Internal, e.to_string()))?);
     } else {
         print!("{}", plan::explain(&plan, &pipeline));
     }

@@ -109,7 +109,7 @@ impl View {
         let seconds = self.started.elapsed().as_secs_f64();
         let version = epoch.plan.guests.first().map_or_else(String::new, |g| format!("{} {}", g.plugin, g.version));
         if !self.terminal {
-            println!(
+            say!(
                 "{seconds:5.1}s  {} rows  {:.0} rows/s  {} late  {} rejected  {} results  watermark {}  {version}",
                 epoch.counts.rows,
                 self.speed,
@@ -168,7 +168,7 @@ impl View {
         let seconds = self.started.elapsed().as_secs_f64();
         if args.json {
             let swap = self.first_new.as_ref().map(|(d, row)| serde_json::json!({"seconds": d.as_secs_f64(), "row": row}));
-            println!(
+            say!(
                 "{}",
                 serde_json::json!({"rows": counts.rows, "counted": self.counted, "late": counts.late, "rejects": counts.rejects,
                     "events": expected.events, "assignments": expected.assignments, "broken": expected.broken, "swap": swap,
@@ -176,13 +176,13 @@ impl View {
             );
         } else {
             match &self.first_new {
-                Some((after, row)) => println!(
+                Some((after, row)) => say!(
                     "\nfirst result of experiment_count 2.0.0, {:.1} s after it was dropped in:\n  {row}",
                     after.as_secs_f64()
                 ),
-                None => println!("\nthe demo ended before a window of experiment_count 2.0.0 closed"),
+                None => say!("\nthe demo ended before a window of experiment_count 2.0.0 closed"),
             }
-            println!(
+            say!(
                 "\n{} of {} events read; {} experiment assignments = {} counted + {} late; {} of {} broken events rejected: {}",
                 counts.rows,
                 expected.events,
@@ -193,8 +193,8 @@ impl View {
                 expected.broken,
                 if good { "no row was lost, none counted twice" } else { "THESE DON'T ADD UP" }
             );
-            println!("({seconds:.1} s; the events were counted a second time, without the pipeline)");
-            println!("\nNext, a guest of your own:  kindling plugin new my_count --kind aggregate");
+            say!("({seconds:.1} s; the events were counted a second time, without the pipeline)");
+            say!("\nNext, a guest of your own:  kindling plugin new my_count --kind aggregate");
         }
         if good { Ok(()) } else { Err(Error::new(Kind::Internal, "the demo's rows don't add up")) }
     }

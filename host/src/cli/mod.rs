@@ -1,5 +1,13 @@
 //! The `kindling` command: arguments, logs, exit codes. Each subcommand is a file.
 
+/// A line on standard output. Where nobody reads it any more (`kindling ... | head`) it is dropped: that is no error of ours.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout().lock(), $($text)*);
+    }};
+}
+
 mod check;
 mod demo;
 mod demo_events;

@@ -124,7 +124,7 @@ fn new(args: &NewArgs) -> Result<(), Error> {
     }
     plugin_sdk::scaffold(&folder, &args.name, args.kind)
         .map_err(|e| Error::new(Kind::External, format!("{}: {e}", folder.display())))?;
-    println!(
+    say!(
         "{} is made. Next:\n  cd {}\n  cargo test\n  kindling plugin build --plugins ../plugins",
         folder.display(),
         folder.display()
@@ -164,7 +164,7 @@ fn build(args: &BuildArgs) -> Result<(), Error> {
         .and_then(|()| std::fs::copy(&artefact, &beside))
         .and_then(|_| std::fs::rename(&beside, &file))
         .map_err(|e| Error::new(Kind::External, format!("{}: {e}", file.display())))?;
-    println!("{} {} is in {}", plugin.name, plugin.version, file.display());
+    say!("{} {} is in {}", plugin.name, plugin.version, file.display());
     print_functions(&PluginStatus::of(&plugin, "loaded", Vec::new()));
     Ok(())
 }
@@ -187,12 +187,12 @@ fn check(args: &CheckArgs) -> Result<(), Error> {
             Ok(plugin) => serde_json::json!({"well": true, "plugin": PluginStatus::of(plugin, "loaded", Vec::new())}),
             Err(error) => serde_json::json!({"well": false, "error": error.to_string()}),
         };
-        println!("{value}");
+        say!("{value}");
     }
     let plugin = loaded.map_err(|e| Error::new(e.kind(), e.to_string()))?;
     if !args.json {
         let status = PluginStatus::of(&plugin, "loaded", Vec::new());
-        println!("{} {} ({}), made by {}", status.name, status.version, &status.hash[..12], status.sdk);
+        say!("{} {} ({}), made by {}", status.name, status.version, &status.hash[..12], status.sdk);
         print_functions(&status);
     }
     Ok(())
@@ -203,7 +203,7 @@ fn print_functions(status: &PluginStatus) {
     for function in &status.functions {
         table.add_row([&function.signature, &function.kind, &function.state, &function.doc]);
     }
-    println!("{table}");
+    say!("{table}");
 }
 
 fn table<const N: usize>(header: [&str; N]) -> Table {
@@ -223,7 +223,7 @@ pub fn plugins(args: &PluginsArgs) -> Result<(), Error> {
     };
     if args.json {
         let text = serde_json::to_string_pretty(&statuses).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-        println!("{text}");
+        say!("{text}");
         return Ok(());
     }
     let mut table = table(["plugin", "version", "hash", "functions", "state", "uses", "calls", "time", "errors"]);
@@ -241,9 +241,9 @@ pub fn plugins(args: &PluginsArgs) -> Result<(), Error> {
             status.stats.failures().to_string(),
         ]);
     }
-    println!("{table}");
+    say!("{table}");
     for (status, problem) in statuses.iter().filter_map(|s| Some((s, s.problem.as_ref()?))) {
-        println!("{}: {problem}", status.name);
+        say!("{}: {problem}", status.name);
     }
     Ok(())
 }

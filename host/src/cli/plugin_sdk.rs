@@ -25,6 +25,9 @@ const SDK: &[(&str, &str)] = &[
     ("wit/plugin.wit", include_str!("../../../guest-sdk/rust/wit/plugin.wit")),
 ];
 
+/// What stands before the SDK's own workspace, which ends its manifest.
+const OWN_WORKSPACE: &str = "\n# A workspace of its own";
+
 /// Folder of the SDK within the new crate.
 const SDK_FOLDER: &str = "kindling-guest";
 
@@ -50,7 +53,30 @@ pub fn scaffold(folder: &Path, name: &str, kind: NewKind) -> std::io::Result<()>
     write("src/lib.rs", &source.replace("{{name}}", name))?;
     write(".gitignore", "/target\n")?;
     for (path, text) in SDK {
+        // Within the new crate the SDK is part of its workspace.
+        let text = if *path == "Cargo.toml" { text.split(OWN_WORKSPACE).next().unwrap_or_default() } else { text };
         write(&format!("{SDK_FOLDER}/{path}"), text)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_new_crate_is_one_workspace() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, kind) in [("a", NewKind::Aggregate), ("f", NewKind::Filter), ("s", NewKind::Scalar)] {
+            let folder = dir.path().join(name);
+            scaffold(&folder, name, kind).unwrap();
+            let sdk = std::fs::read_to_string(folder.join("kindling-guest/Cargo.toml")).unwrap();
+            assert!(sdk.contains("name = \"kindling-guest\"") && !sdk.contains("\n[workspace]"), "{sdk}");
+            let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+            assert!(
+                manifest.contains("kindling-guest = { path = \"kindling-guest\" }") && !manifest.contains("{{"),
+                "{manifest}"
+            );
+        }
+    }
 }

@@ -58,9 +58,9 @@ pub fn test(args: &TestArgs) -> Result<(), Error> {
             failures += usize::from(outcome.is_err());
             let error = outcome.err();
             if args.json {
-                println!("{}", serde_json::json!({"file": file.display().to_string(), "mode": mode.name, "error": error}));
+                say!("{}", serde_json::json!({"file": file.display().to_string(), "mode": mode.name, "error": error}));
             } else if let Some(error) = error {
-                println!("FAILED {} ({})\n  {error}", file.display(), mode.name);
+                say!("FAILED {} ({})\n  {error}", file.display(), mode.name);
             }
         }
     }
@@ -68,7 +68,7 @@ pub fn test(args: &TestArgs) -> Result<(), Error> {
         return Err(Error::new(Kind::Config, format!("{failures} of {runs} scenario runs failed")));
     }
     if !args.json {
-        println!("{} scenarios, {runs} runs: all as expected", args.files.len());
+        say!("{} scenarios, {runs} runs: all as expected", args.files.len());
     }
     Ok(())
 }

@@ -1,0 +1,115 @@
+//! Artefacts that are no plugins, or hostile ones: each gives an error that says what is wrong, and the process goes on.
+//!
+//! What guests do wrong in their calls is in `tests/scenarios/hostile_*.yaml`; here is what they do wrong before and around them.
+
+use kindling::limits::GuestLimits;
+use kindling::plugin::{GuestEngine, Plugin, PluginSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+fn evil(name: &str) -> PathBuf {
+    let guests = std::env::var("KINDLING_TEST_GUESTS");
+    let guests = guests.expect("KINDLING_TEST_GUESTS is not set: run tests/run, or tests/guests/build DIR and set it to DIR");
+    PathBuf::from(guests).join("evil").join(name)
+}
+
+fn engine() -> Arc<GuestEngine> {
+    let limits = GuestLimits { call_time: Duration::from_millis(300), ..GuestLimits::default() };
+    GuestEngine::new(limits, None).expect("an engine")
+}
+
+/// The error of loading `path`.
+fn refused(engine: &Arc<GuestEngine>, path: &std::path::Path) -> String {
+    match Plugin::load(engine, path) {
+        Ok(plugin) => panic!("{} was loaded as {} {}", path.display(), plugin.name, plugin.version),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn what_is_no_plugin_is_refused_with_its_reason() {
+    let engine = engine();
+    for (name, says) in [
+        ("empty.wasm", "empty"),
+        ("garbage.wasm", "WebAssembly"),
+        ("truncated.wasm", "damaged"),
+        ("huge.wasm", "larger than"),
+        ("import_env.wasm", "imports `env#secret`"),
+        ("import_wasi_socket.wasm", "import"),
+        ("memory_at_start.wasm", "memory"),
+        ("describe_traps.wasm", "describe"),
+        ("describe_loops.wasm", "describe"),
+        ("describe_nothing.wasm", "no functions"),
+        ("describe_function_name.wasm", "name"),
+        ("describe_plugin_name.wasm", "name"),
+        ("describe_version.wasm", "semantic version"),
+        ("describe_filter_result.wasm", "boolean"),
+        ("describe_no_state.wasm", "state"),
+        ("describe_twice.wasm", "twice"),
+        ("describe_huge.wasm", ""),
+    ] {
+        let started = Instant::now();
+        let error = refused(&engine, &evil(name));
+        assert!(error.contains(says), "{name}: `{says}` is not in: {error}");
+        assert!(error.contains(name), "{name} is not named: {error}");
+        assert!(error.len() < 4_000, "{name}: the error is {} bytes long", error.len());
+        assert!(started.elapsed() < Duration::from_secs(20), "{name} took {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn text_modules_that_are_no_guests_are_refused() {
+    let engine = engine();
+    let dir = tempfile::tempdir().expect("a folder");
+    for (name, says) in [
+        ("start_loops.wat", ""),
+        ("no_exports.wat", "describe"),
+        ("foreign_component.wat", "describe"),
+        ("import_component.wat", "import"),
+    ] {
+        let text = std::fs::read_to_string(evil(name)).expect("it is there");
+        let path = dir.path().join(name).with_extension("wasm");
+        std::fs::write(&path, wat::parse_str(text).expect("it is WebAssembly text")).expect("written");
+        let error = refused(&engine, &path);
+        assert!(error.contains(says), "{name}: `{says}` is not in: {error}");
+    }
+}
+
+#[test]
+fn a_folder_with_hostile_files_gives_the_good_ones_and_a_problem_for_each_bad_one() {
+    let engine = engine();
+    let dir = tempfile::tempdir().expect("a folder");
+    for name in ["garbage.wasm", "truncated.wasm", "victim_1_0_0.wasm", "describe_traps.wasm"] {
+        std::fs::copy(evil(name), dir.path().join(name)).expect("copied");
+    }
+    let (set, problems) = PluginSet::open_dir(&engine, dir.path());
+    assert_eq!(set.plugins().map(|p| p.name.to_string()).collect::<Vec<_>>(), ["victim"]);
+    assert_eq!(problems.len(), 3, "{problems:?}");
+}
+
+#[test]
+fn a_guest_under_the_adapter_without_imports_is_the_same_in_each_run() {
+    let set = |engine: &Arc<GuestEngine>| {
+        let plugin = Plugin::load(engine, &evil("import_wasi.wasm")).expect("it is good under the adapter");
+        PluginSet::empty().with(plugin).expect("one plugin")
+    };
+    let run = || {
+        let (engine, pipeline) = (
+            engine(),
+            "source: { name: stdin }\npipeline:\n  - operation: project\n    columns: { c: wasi_clock(\"offset\"), r: wasi_random(\"offset\") }\n",
+        );
+        let pipeline =
+            kindling::config::load_str(pipeline, "p.yaml", &kindling::config::LoadOptions::default()).expect("a pipeline");
+        let plan = kindling::plan::build(&pipeline, &set(&engine)).expect("a plan");
+        let names = [kindling::element::PartitionName { topic: "t".into(), partition: 0 }];
+        let mut decoder = kindling::ingest::decode::Decoder::new(&plan.decode, &names);
+        let rows = (0..3)
+            .map(|offset| kindling::element::OwnedRecord { offset, value: Some(b"{}".to_vec()), ..Default::default() })
+            .collect();
+        let raw = kindling::element::RawBatch { partition: 0, records: Box::new(kindling::element::OwnedRecords { rows }) };
+        let batch = decoder.decode(&raw, 0..3, &mut Vec::new()).expect("decoded");
+        kindling::operator::steps::apply(&plan.pre, &batch).expect("it runs")
+    };
+    assert_eq!(run(), run());
+}
