@@ -34,7 +34,7 @@ fn what_is_no_plugin_is_refused_with_its_reason() {
         ("empty.wasm", "empty"),
         ("garbage.wasm", "WebAssembly"),
         ("truncated.wasm", "damaged"),
-        ("huge.wasm", "larger than"),
+        ("huge.wasm", "but a plugin has at most"),
         ("import_env.wasm", "imports `env#secret`"),
         ("import_wasi_socket.wasm", "import"),
         ("memory_at_start.wasm", "memory"),
