@@ -1,6 +1,5 @@
 //! The pipeline on a real broker: the counts of an independent computation, whatever happens to the process or the broker meanwhile.
 
-#[allow(dead_code)]
 mod support;
 
 use std::time::{Duration, Instant};

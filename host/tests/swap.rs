@@ -1,6 +1,5 @@
 //! Plugins swapped under a running job: what takes over, what is refused, what is rolled back.
 
-#[allow(dead_code)]
 mod support;
 
 use std::path::PathBuf;

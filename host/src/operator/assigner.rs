@@ -63,14 +63,17 @@ impl Assigner {
 
     /// The part of the pane at `start` that counts in windows which `watermark` has not closed.
     pub fn open_part(&self, start: i64, watermark: i64) -> Option<PaneId> {
-        let first = self.first_window(start);
+        let (first, last) = (self.first_window(start), self.last_window(start));
         if self.closes_at(first) > watermark {
             return Some(PaneId { start, from: first });
         }
+        // Told first, so that below a watermark at the end of time can't overflow.
+        if self.closes_at(last) <= watermark {
+            return None;
+        }
         // The first window w = first + n * slide with closes_at(w) > watermark.
         let behind = watermark - self.closes_at(first);
-        let from = first + (behind / self.slide + 1) * self.slide;
-        (from <= self.last_window(start)).then_some(PaneId { start, from })
+        Some(PaneId { start, from: first + (behind / self.slide + 1) * self.slide })
     }
 
     /// Starts of the windows that the rows of `pane` count in.

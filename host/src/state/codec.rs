@@ -1,19 +1,19 @@
 //! Rows of columns to bytes and back: the format of keys and states in the table, the changelog and the local tree.
 //!
-//! In: Arrow columns. Out: one byte string a row. A value is a tag (0 null, 1 plain, 2 Arrow IPC), then for plain values of fixed width
-//! their little-endian bytes, for text and bytes a 32-bit little-endian length and the bytes; every other type (lists, structs)
-//! is an Arrow IPC stream of one row behind such a length.
+//! In: Arrow columns. Out: one byte string a row. A value is a tag (0 null, 1 a value), then by its type: little-endian bytes where the
+//! width is fixed; for text and bytes a 32-bit little-endian length and the bytes; for lists and maps a 32-bit count and each item
+//! as a value; for structs each field as a value. A dictionary's value is written as it is.
 //!
 //! **Invariant**: the format is stable: it is stored in topics that outlive any version of this program. Equal values have equal
 //! bytes, so encoded keys compare as keys.
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryBuilder, BooleanBufferBuilder, BooleanBuilder, RecordBatch, StringBuilder, make_array,
-    new_empty_array,
+    Array, ArrayData, ArrayRef, AsArray, BinaryBuilder, BooleanArray, BooleanBufferBuilder, BooleanBuilder, ListArray, MapArray,
+    NullArray, StringBuilder, StructArray, make_array,
 };
-use arrow::buffer::Buffer;
-use arrow::compute::{cast, concat};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, FieldRef};
 use std::sync::Arc;
 
 /// Bytes that do not read back as the columns that they should be.
@@ -27,34 +27,45 @@ pub enum CodecError {
         /// What is wrong.
         why: String,
     },
+    /// A type that has no format.
+    #[error("values of type {0} can't be stored; cast them to another type")]
+    Unsupported(DataType),
     /// Arrow could not build or read the column.
     #[error("{0}")]
     Arrow(#[from] arrow::error::ArrowError),
 }
 
 const NULL: u8 = 0;
-const PLAIN: u8 = 1;
-const IPC: u8 = 2;
+const VALUE: u8 = 1;
 
 /// How values of one column are laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
+#[derive(Clone, Debug)]
+enum Layout<'a> {
+    Null,
     Boolean,
     Fixed(usize),
+    Text,
     Bytes,
-    Other,
+    /// Items of this field; maps are lists of their entries.
+    List(&'a FieldRef),
+    Struct(&'a [FieldRef]),
+    /// As values of this type.
+    Dictionary(&'a DataType),
+    Unsupported,
 }
 
-fn layout(data_type: &DataType) -> Layout {
+fn layout(data_type: &DataType) -> Layout<'_> {
     match data_type {
+        DataType::Null => Layout::Null,
         DataType::Boolean => Layout::Boolean,
-        DataType::Utf8
-        | DataType::Binary
-        | DataType::LargeUtf8
-        | DataType::LargeBinary
-        | DataType::Utf8View
-        | DataType::BinaryView => Layout::Bytes,
-        t => t.primitive_width().map_or(Layout::Other, Layout::Fixed),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Layout::Text,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => Layout::Bytes,
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) | DataType::Map(item, _) => {
+            Layout::List(item)
+        }
+        DataType::Struct(fields) => Layout::Struct(fields),
+        DataType::Dictionary(_, values) => Layout::Dictionary(values),
+        t => t.primitive_width().map_or(Layout::Unsupported, Layout::Fixed),
     }
 }
 
@@ -79,14 +90,14 @@ impl RowCodec {
     /// Encodes all rows of `columns`: calls `each` with the row's number and its bytes.
     ///
     /// # Errors
-    /// [`CodecError::Arrow`] when a nested value cannot be written.
+    /// [`CodecError::Unsupported`] for unions and the like.
     pub fn encode(&self, columns: &[ArrayRef], rows: usize, mut each: impl FnMut(usize, &[u8])) -> Result<(), CodecError> {
         let readers = columns.iter().map(ColumnReader::new).collect::<Result<Vec<_>, _>>()?;
         let mut buffer = Vec::with_capacity(64);
         for row in 0..rows {
             buffer.clear();
             for reader in &readers {
-                reader.append(row, &mut buffer)?;
+                reader.append(row, &mut buffer);
             }
             each(row, &buffer);
         }
@@ -98,7 +109,7 @@ impl RowCodec {
     /// # Errors
     /// [`CodecError::Corrupt`] when bytes are left over, missing, or not of the column's type.
     pub fn decode<'a>(&self, rows: impl Iterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>, CodecError> {
-        let mut builders: Vec<ColumnBuilder> = self.types.iter().map(ColumnBuilder::new).collect();
+        let mut builders: Vec<ColumnBuilder> = self.types.iter().map(ColumnBuilder::new).collect::<Result<_, _>>()?;
         for mut row in rows {
             for builder in &mut builders {
                 builder.take(&mut row).map_err(|why| CodecError::Corrupt { what: self.what, why })?;
@@ -112,132 +123,190 @@ impl RowCodec {
 }
 
 /// Reads one column's values as bytes.
-enum ColumnReader {
-    Boolean(arrow::array::BooleanArray),
-    Fixed { array: ArrayRef, bytes: Buffer, width: usize, offset: usize },
+struct ColumnReader {
+    nulls: Option<NullBuffer>,
+    kind: ReaderKind,
+}
+
+enum ReaderKind {
+    Null,
+    Boolean(BooleanArray),
+    Fixed { bytes: Buffer, width: usize, offset: usize },
     Bytes(arrow::array::BinaryArray),
-    Other(ArrayRef),
+    List { offsets: OffsetBuffer<i32>, items: Box<ColumnReader> },
+    Struct(Vec<ColumnReader>),
 }
 
 impl ColumnReader {
     fn new(array: &ArrayRef) -> Result<Self, CodecError> {
-        Ok(match layout(array.data_type()) {
-            Layout::Boolean => Self::Boolean(array.as_boolean().clone()),
+        let kind = match layout(array.data_type()) {
+            Layout::Null => ReaderKind::Null,
+            Layout::Boolean => ReaderKind::Boolean(array.as_boolean().clone()),
             Layout::Fixed(width) => {
                 let data = array.to_data();
-                Self::Fixed { array: Arc::clone(array), bytes: data.buffers()[0].clone(), width, offset: data.offset() }
+                ReaderKind::Fixed { bytes: data.buffers()[0].clone(), width, offset: data.offset() }
             }
-            Layout::Bytes => Self::Bytes(cast(array, &DataType::Binary)?.as_binary::<i32>().clone()),
-            Layout::Other => Self::Other(Arc::clone(array)),
-        })
+            Layout::Text | Layout::Bytes => ReaderKind::Bytes(cast(array, &DataType::Binary)?.as_binary::<i32>().clone()),
+            Layout::List(item) => {
+                let (offsets, items): (_, ArrayRef) = match array.as_map_opt() {
+                    Some(map) => (map.offsets().clone(), Arc::new(map.entries().clone())),
+                    None => {
+                        let lists = cast(array, &DataType::List(Arc::clone(item)))?;
+                        (lists.as_list::<i32>().offsets().clone(), Arc::clone(lists.as_list::<i32>().values()))
+                    }
+                };
+                ReaderKind::List { offsets, items: Box::new(Self::new(&items)?) }
+            }
+            Layout::Struct(_) => ReaderKind::Struct(array.as_struct().columns().iter().map(Self::new).collect::<Result<_, _>>()?),
+            Layout::Dictionary(values) => return Self::new(&cast(array, values)?),
+            Layout::Unsupported => return Err(CodecError::Unsupported(array.data_type().clone())),
+        };
+        Ok(Self { nulls: array.logical_nulls(), kind })
     }
 
-    fn append(&self, row: usize, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        match self {
-            Self::Boolean(a) if a.is_valid(row) => out.extend_from_slice(&[PLAIN, u8::from(a.value(row))]),
-            Self::Fixed { array, bytes, width, offset } if array.is_valid(row) => {
-                out.push(PLAIN);
+    fn append(&self, row: usize, out: &mut Vec<u8>) {
+        if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+            return out.push(NULL);
+        }
+        out.push(VALUE);
+        match &self.kind {
+            ReaderKind::Null => {}
+            ReaderKind::Boolean(a) => out.push(u8::from(a.value(row))),
+            ReaderKind::Fixed { bytes, width, offset } => {
                 let at = (offset + row) * width;
                 out.extend_from_slice(&bytes[at..at + width]);
             }
-            Self::Bytes(a) if a.is_valid(row) => append_bytes(PLAIN, a.value(row), out),
-            Self::Other(a) if a.is_valid(row) => append_bytes(IPC, &ipc_of(&a.slice(row, 1))?, out),
-            _ => out.push(NULL),
+            ReaderKind::Bytes(a) => {
+                append_length(a.value(row).len(), out);
+                out.extend_from_slice(a.value(row));
+            }
+            ReaderKind::List { offsets, items } => {
+                // Offsets of Arrow are not negative and do not fall.
+                let (from, to) = (offsets[row] as usize, offsets[row + 1] as usize);
+                append_length(to - from, out);
+                (from..to).for_each(|i| items.append(i, out));
+            }
+            ReaderKind::Struct(fields) => fields.iter().for_each(|f| f.append(row, out)),
         }
-        Ok(())
     }
 }
 
-fn append_bytes(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
-    out.push(tag);
+fn append_length(length: usize, out: &mut Vec<u8>) {
     // A record of Kafka is far below 4 GiB; lengths beyond it cannot be committed in any case.
-    out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-    out.extend_from_slice(bytes);
-}
-
-fn ipc_of(value: &ArrayRef) -> Result<Vec<u8>, CodecError> {
-    let schema = Arc::new(Schema::new(vec![Field::new("v", value.data_type().clone(), true)]));
-    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::clone(value)])?;
-    let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &schema)?;
-    writer.write(&batch)?;
-    Ok(writer.into_inner()?)
-}
-
-fn from_ipc(bytes: &[u8]) -> Result<ArrayRef, String> {
-    let mut reader = arrow::ipc::reader::StreamReader::try_new(bytes, None).map_err(|e| e.to_string())?;
-    match reader.next() {
-        Some(Ok(batch)) if batch.num_rows() == 1 && batch.num_columns() == 1 => Ok(Arc::clone(batch.column(0))),
-        Some(Err(e)) => Err(e.to_string()),
-        _ => Err("an Arrow value is not one row of one column".into()),
-    }
+    out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
 }
 
 /// Builds one column from bytes.
 struct ColumnBuilder {
     data_type: DataType,
-    values: Values,
+    kind: BuilderKind,
 }
 
-enum Values {
+enum BuilderKind {
+    Null(usize),
     Boolean(BooleanBuilder),
-    Fixed { width: usize, bytes: Vec<u8>, valid: BooleanBufferBuilder },
+    Fixed { data_type: DataType, width: usize, bytes: Vec<u8>, valid: BooleanBufferBuilder },
     Text(StringBuilder),
     Bytes(BinaryBuilder),
-    Other(Vec<Option<ArrayRef>>),
+    List { item: FieldRef, offsets: Vec<i32>, valid: BooleanBufferBuilder, items: Box<ColumnBuilder> },
+    Struct { fields: Vec<FieldRef>, valid: BooleanBufferBuilder, columns: Vec<ColumnBuilder> },
 }
 
 impl ColumnBuilder {
-    fn new(data_type: &DataType) -> Self {
-        let values = match layout(data_type) {
-            Layout::Boolean => Values::Boolean(BooleanBuilder::new()),
-            Layout::Fixed(width) => Values::Fixed { width, bytes: Vec::new(), valid: BooleanBufferBuilder::new(0) },
-            Layout::Bytes if matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) => {
-                Values::Text(StringBuilder::new())
+    fn new(data_type: &DataType) -> Result<Self, CodecError> {
+        let valid = BooleanBufferBuilder::new(0);
+        let kind = match layout(data_type) {
+            Layout::Null => BuilderKind::Null(0),
+            Layout::Boolean => BuilderKind::Boolean(BooleanBuilder::new()),
+            Layout::Fixed(width) => BuilderKind::Fixed { data_type: data_type.clone(), width, bytes: Vec::new(), valid },
+            Layout::Text => BuilderKind::Text(StringBuilder::new()),
+            Layout::Bytes => BuilderKind::Bytes(BinaryBuilder::new()),
+            Layout::List(item) => {
+                let items = Box::new(Self::new(item.data_type())?);
+                BuilderKind::List { item: Arc::clone(item), offsets: vec![0], valid, items }
             }
-            Layout::Bytes => Values::Bytes(BinaryBuilder::new()),
-            Layout::Other => Values::Other(Vec::new()),
+            Layout::Struct(fields) => {
+                let columns = fields.iter().map(|f| Self::new(f.data_type())).collect::<Result<_, _>>()?;
+                BuilderKind::Struct { fields: fields.to_vec(), valid, columns }
+            }
+            Layout::Dictionary(values) => Self::new(values)?.kind,
+            Layout::Unsupported => return Err(CodecError::Unsupported(data_type.clone())),
         };
-        Self { data_type: data_type.clone(), values }
+        Ok(Self { data_type: data_type.clone(), kind })
     }
 
     /// Takes one value off the front of `row`.
     fn take(&mut self, row: &mut &[u8]) -> Result<(), String> {
-        let tag = split(row, 1)?[0];
-        match (&mut self.values, tag) {
-            (Values::Boolean(b), NULL) => b.append_null(),
-            (Values::Boolean(b), PLAIN) => b.append_value(split(row, 1)?[0] != 0),
-            (Values::Fixed { width, bytes, valid }, NULL) => {
+        match split(row, 1)?[0] {
+            NULL => self.append_null(),
+            VALUE => self.take_value(row)?,
+            tag => return Err(format!("tag {tag} can't stand before a value of type {}", self.data_type)),
+        }
+        Ok(())
+    }
+
+    fn append_null(&mut self) {
+        match &mut self.kind {
+            BuilderKind::Null(n) => *n += 1,
+            BuilderKind::Boolean(b) => b.append_null(),
+            BuilderKind::Fixed { width, bytes, valid, .. } => {
                 bytes.resize(bytes.len() + *width, 0);
                 valid.append(false);
             }
-            (Values::Fixed { width, bytes, valid }, PLAIN) => {
+            BuilderKind::Text(b) => b.append_null(),
+            BuilderKind::Bytes(b) => b.append_null(),
+            BuilderKind::List { offsets, valid, .. } => {
+                offsets.push(offsets.last().copied().unwrap_or(0));
+                valid.append(false);
+            }
+            BuilderKind::Struct { valid, columns, .. } => {
+                columns.iter_mut().for_each(Self::append_null);
+                valid.append(false);
+            }
+        }
+    }
+
+    fn take_value(&mut self, row: &mut &[u8]) -> Result<(), String> {
+        match &mut self.kind {
+            BuilderKind::Null(_) => return Err("a value stands where there can be none".into()),
+            BuilderKind::Boolean(b) => b.append_value(split(row, 1)?[0] != 0),
+            BuilderKind::Fixed { width, bytes, valid, .. } => {
                 bytes.extend_from_slice(split(row, *width)?);
                 valid.append(true);
             }
-            (Values::Text(b), NULL) => b.append_null(),
-            (Values::Text(b), PLAIN) => b.append_value(std::str::from_utf8(with_length(row)?).map_err(|e| e.to_string())?),
-            (Values::Bytes(b), NULL) => b.append_null(),
-            (Values::Bytes(b), PLAIN) => b.append_value(with_length(row)?),
-            (Values::Other(v), NULL) => v.push(None),
-            (Values::Other(v), IPC) => {
-                let value = from_ipc(with_length(row)?)?;
-                if value.data_type() != &self.data_type {
-                    return Err(format!("a value is {}, not {}", value.data_type(), self.data_type));
-                }
-                v.push(Some(value));
+            BuilderKind::Text(b) => {
+                let text = std::str::from_utf8(with_length(row)?).map_err(|e| e.to_string())?;
+                b.append_value(fits(text, b.values_slice().len() + text.len())?);
             }
-            (_, tag) => return Err(format!("tag {tag} can't stand before a value of type {}", self.data_type)),
+            BuilderKind::Bytes(b) => {
+                let bytes = with_length(row)?;
+                b.append_value(fits(bytes, b.values_slice().len() + bytes.len())?);
+            }
+            BuilderKind::List { offsets, valid, items, .. } => {
+                // Each item is a byte at least, so a false count ends with the row.
+                let count = length(row)?;
+                (0..count).try_for_each(|_| items.take(row))?;
+                let end = offsets.last().map_or(0, |end| i64::from(*end)) + i64::from(count);
+                offsets.push(i32::try_from(end).map_err(|_| TOO_MUCH.to_owned())?);
+                valid.append(true);
+            }
+            BuilderKind::Struct { valid, columns, .. } => {
+                columns.iter_mut().try_for_each(|c| c.take(row))?;
+                valid.append(true);
+            }
         }
         Ok(())
     }
 
     fn finish(self) -> Result<ArrayRef, CodecError> {
-        let plain: ArrayRef = match self.values {
-            Values::Boolean(mut b) => Arc::new(b.finish()),
-            Values::Text(mut b) => Arc::new(b.finish()),
-            Values::Bytes(mut b) => Arc::new(b.finish()),
-            Values::Fixed { bytes, mut valid, .. } => {
-                let data = arrow::array::ArrayData::builder(self.data_type.clone())
+        let nulls = |mut valid: BooleanBufferBuilder| Some(NullBuffer::new(valid.finish()));
+        let plain: ArrayRef = match self.kind {
+            BuilderKind::Null(n) => Arc::new(NullArray::new(n)),
+            BuilderKind::Boolean(mut b) => Arc::new(b.finish()),
+            BuilderKind::Text(mut b) => Arc::new(b.finish()),
+            BuilderKind::Bytes(mut b) => Arc::new(b.finish()),
+            BuilderKind::Fixed { data_type, bytes, mut valid, .. } => {
+                let data = ArrayData::builder(data_type)
                     .len(valid.len())
                     // `align_buffers` copies where the bytes are not aligned for the type.
                     .align_buffers(true)
@@ -246,14 +315,31 @@ impl ColumnBuilder {
                     .build()?;
                 make_array(data)
             }
-            Values::Other(values) => {
-                let null = arrow::array::new_null_array(&self.data_type, 1);
-                let parts: Vec<&dyn Array> = values.iter().map(|v| v.as_ref().unwrap_or(&null).as_ref()).collect();
-                if parts.is_empty() { new_empty_array(&self.data_type) } else { concat(&parts)? }
+            BuilderKind::List { item, offsets, valid, items } => {
+                let (offsets, items) = (OffsetBuffer::new(ScalarBuffer::from(offsets)), items.finish()?);
+                match &self.data_type {
+                    DataType::Map(entries, sorted) => {
+                        let items = items.as_struct().clone();
+                        Arc::new(MapArray::try_new(Arc::clone(entries), offsets, items, nulls(valid), *sorted)?)
+                    }
+                    _ => Arc::new(ListArray::try_new(item, offsets, items, nulls(valid))?),
+                }
+            }
+            BuilderKind::Struct { fields, valid, columns } => {
+                let length = valid.len();
+                let columns = columns.into_iter().map(Self::finish).collect::<Result<_, _>>()?;
+                Arc::new(StructArray::try_new_with_length(fields.into(), columns, nulls(valid), length)?)
             }
         };
         Ok(if plain.data_type() == &self.data_type { plain } else { cast(&plain, &self.data_type)? })
     }
+}
+
+const TOO_MUCH: &str = "it is more than 2 GiB with its neighbours";
+
+/// `value`, where a column that ends at `end` bytes can be.
+fn fits<T>(value: T, end: usize) -> Result<T, String> {
+    if i32::try_from(end).is_ok() { Ok(value) } else { Err(TOO_MUCH.into()) }
 }
 
 fn split<'a>(row: &mut &'a [u8], n: usize) -> Result<&'a [u8], String> {
@@ -262,9 +348,14 @@ fn split<'a>(row: &mut &'a [u8], n: usize) -> Result<&'a [u8], String> {
     Ok(head)
 }
 
-fn with_length<'a>(row: &mut &'a [u8]) -> Result<&'a [u8], String> {
+fn length(row: &mut &[u8]) -> Result<u32, String> {
     let head: [u8; 4] = split(row, 4)?.try_into().map_err(|_| "a length is cut".to_owned())?;
-    split(row, u32::from_le_bytes(head) as usize)
+    Ok(u32::from_le_bytes(head))
+}
+
+fn with_length<'a>(row: &mut &'a [u8]) -> Result<&'a [u8], String> {
+    let length = length(row)?;
+    split(row, length as usize)
 }
 
 /// A hash of encoded bytes that never changes: FNV-1a, 64 bits, folded. It decides the shard of a key, which is stored.
@@ -277,9 +368,17 @@ pub fn stable_hash(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use arrow::array::*;
-    use arrow::datatypes::Int64Type;
+    use arrow::datatypes::Field;
+    use arrow::datatypes::{Int32Type, Int64Type};
 
     fn sample() -> Vec<ArrayRef> {
+        let lists = ListArray::from_iter_primitive::<Int64Type, _, _>(vec![Some(vec![Some(4)]), None, Some(vec![None])]);
+        let mut map = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
+        map.keys().append_value("k");
+        map.values().append_null();
+        for valid in [true, false, true] {
+            map.append(valid).unwrap();
+        }
         vec![
             Arc::new(Int64Array::from(vec![Some(1), None, Some(-3)])),
             Arc::new(StringArray::from(vec![Some("a"), Some(""), None])),
@@ -290,6 +389,18 @@ mod tests {
             Arc::new(BinaryArray::from(vec![Some(&b"\xff"[..]), None, Some(b"")])),
             Arc::new(Decimal128Array::from(vec![Some(12), None, Some(-1)])),
             Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(vec![Some(vec![Some(1), None]), None, Some(vec![])])),
+            Arc::new(LargeListArray::from_iter_primitive::<Int64Type, _, _>(vec![Some(vec![]), None, Some(vec![Some(2)])])),
+            Arc::new(FixedSizeListArray::from_iter_primitive::<Int64Type, _, _>(
+                vec![Some(vec![Some(1), None]), None, Some(vec![Some(2), Some(3)])],
+                2,
+            )),
+            Arc::new(NullArray::new(3)),
+            Arc::new(vec![Some("a"), None, Some("b")].into_iter().collect::<DictionaryArray<Int32Type>>()),
+            Arc::new(StructArray::from(vec![(
+                Arc::new(Field::new("list", lists.data_type().clone(), true)),
+                Arc::new(lists) as ArrayRef,
+            )])),
+            Arc::new(map.finish()),
         ]
     }
 

@@ -1,5 +1,7 @@
 //! What the tests with a real broker share: topics, producing, reading committed records, running the binary, and the answer worked
 //! out a second time by other means.
+// Each test file uses its part.
+#![allow(dead_code)]
 
 use kindling::config::spec::GenerateSpec;
 use kindling::ingest::generate;
@@ -159,13 +161,17 @@ pub fn counts(rows: &[String]) -> Counts {
 
 /// The pipeline of the README over `topic`, with ten-second windows; `extra` is added to its aggregations.
 pub fn counts_pipeline(name: &str, topic: &str, extra: &str) -> String {
-    let brokers = brokers();
+    counts_pipeline_over(&format!("brokers: '{}'", brokers()), name, topic, extra)
+}
+
+/// As [`counts_pipeline`], with other parameters of the connection.
+pub fn counts_pipeline_over(connection: &str, name: &str, topic: &str, extra: &str) -> String {
     format!(
         "
 name: {name}
 source:
   name: kafka
-  parameters: {{ brokers: '{brokers}', topic: {topic}, failOnDataLoss: false }}
+  parameters: {{ {connection}, topic: {topic}, failOnDataLoss: false }}
 pipeline:
   - operation: parse
     parse:
@@ -182,10 +188,10 @@ pipeline:
       - {{ reducer: count, outputColumn: count }}
 {extra}
 timestampFormat: millis
-sink: {{ name: kafka, parameters: {{ brokers: '{brokers}', topic: {topic}-out }} }}
+sink: {{ name: kafka, parameters: {{ {connection}, topic: {topic}-out }} }}
 sideOutputs:
-  late: {{ name: kafka, parameters: {{ brokers: '{brokers}', topic: {topic}-late }} }}
-  rejects: {{ name: kafka, parameters: {{ brokers: '{brokers}', topic: {topic}-rejects }} }}
+  late: {{ name: kafka, parameters: {{ {connection}, topic: {topic}-late }} }}
+  rejects: {{ name: kafka, parameters: {{ {connection}, topic: {topic}-rejects }} }}
 "
     )
 }
