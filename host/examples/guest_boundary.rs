@@ -18,6 +18,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+#[path = "../../tests/guests/bench/src/gcd.rs"]
+mod gcd;
+
 const ROWS: usize = 8_192;
 const RUNS: usize = 400;
 
@@ -89,16 +92,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     show("prefix filter on strings", guest, native);
     let guest = scalar("bench_gcd", vec![Arc::new(a.clone()), Arc::new(b.clone())], DataType::Int64);
     let native =
-        least(|| drop(black_box(Int64Array::from_iter_values(a.values().iter().zip(b.values()).map(|(a, b)| gcd(*a, *b))))));
+        least(|| drop(black_box(Int64Array::from_iter_values(a.values().iter().zip(b.values()).map(|(a, b)| gcd::gcd(*a, *b))))));
     show("gcd of two columns", guest, native);
     Ok(())
-}
-
-fn gcd(a: i64, b: i64) -> i64 {
-    // As the guest does it.
-    let (mut a, mut b) = (a, b);
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
 }

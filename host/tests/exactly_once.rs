@@ -2,6 +2,9 @@
 
 mod support;
 
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::time::{Duration, Instant};
 use support::*;
 
@@ -56,6 +59,32 @@ fn a_process_killed_twenty_times_gives_what_an_undisturbed_one_gives() {
         }
     }
     job.run_to_end();
+    check(&topic, &spec);
+}
+
+#[test]
+fn a_process_that_died_within_a_commit_holds_nothing_up() {
+    let _alone = alone();
+    let (topic, spec) = (unique("within"), events(20_000, 1_000));
+    create_topic(&topic, 4);
+    produce(&spec, &topic, 0, 20_000);
+    // What the job's process has done when it dies between its offsets and its commit.
+    let id = format!("kindling-default-{topic}");
+    let mut config = rdkafka::ClientConfig::new();
+    config.set("bootstrap.servers", brokers()).set("group.id", &id);
+    let group: BaseConsumer = config.create().expect("a consumer");
+    let producer: BaseProducer = config.set("transactional.id", &id).create().expect("a producer");
+    let patience = Duration::from_secs(10);
+    producer.init_transactions(patience).expect("ready");
+    producer.begin_transaction().expect("begun");
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(&topic, 0, Offset::Offset(5)).expect("an offset");
+    let group = group.group_metadata().expect("metadata");
+    producer.send_offsets_to_transaction(&offsets, &group, patience).expect("sent");
+    let job = Job::new(&counts_pipeline(&topic, &topic, ""));
+    let started = Instant::now();
+    job.run_to_end();
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}: {}", started.elapsed(), job.log_text());
     check(&topic, &spec);
 }
 
@@ -143,7 +172,7 @@ fn a_second_process_of_the_same_job_takes_over_and_the_first_ends() {
     // The first learns of it with its next commit.
     let producer = producer();
     send(&producer, &topic, 0, b"{}");
-    rdkafka::producer::Producer::flush(&producer, Duration::from_secs(10)).expect("delivered");
+    producer.flush(Duration::from_secs(10)).expect("delivered");
     let started = Instant::now();
     let status = loop {
         if let Some(status) = first.try_wait().expect("a status") {

@@ -2,6 +2,11 @@
 //!
 //! What guests do wrong in their calls is in `tests/scenarios/hostile_*.yaml`; here is what they do wrong before and around them.
 
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use kindling::config::{LoadOptions, load_str};
+use kindling::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
+use kindling::ingest::decode::Decoder;
 use kindling::limits::GuestLimits;
 use kindling::plugin::{GuestEngine, Plugin, PluginSet};
 use std::path::PathBuf;
@@ -36,7 +41,6 @@ fn what_is_no_plugin_is_refused_with_its_reason() {
         ("truncated.wasm", "damaged"),
         ("huge.wasm", "but a plugin has at most"),
         ("import_env.wasm", "imports `env#secret`"),
-        ("import_wasi_socket.wasm", "import"),
         ("memory_at_start.wasm", "memory"),
         ("describe_traps.wasm", "describe"),
         ("describe_loops.wasm", "describe"),
@@ -88,28 +92,29 @@ fn a_folder_with_hostile_files_gives_the_good_ones_and_a_problem_for_each_bad_on
     assert_eq!(problems.len(), 3, "{problems:?}");
 }
 
+/// Three rows of `columns`, computed by a plugin.
+fn projected(artefact: &str, columns: &str) -> RecordBatch {
+    let engine = engine();
+    let plugin = Plugin::load(&engine, &evil(artefact)).expect("it is good under the adapter");
+    let set = PluginSet::empty().with(plugin).expect("one plugin");
+    let pipeline = format!("source: {{ name: stdin }}\npipeline:\n  - operation: project\n    columns: {{ {columns} }}\n");
+    let pipeline = load_str(&pipeline, "p.yaml", &LoadOptions::default()).expect("a pipeline");
+    let plan = kindling::plan::build(&pipeline, &set).expect("a plan");
+    let names = [PartitionName { topic: "t".into(), partition: 0 }];
+    let row = |offset| OwnedRecord { offset, value: Some(b"{}".to_vec()), ..OwnedRecord::default() };
+    let raw = RawBatch { partition: 0, records: Box::new(OwnedRecords { rows: (0..3).map(row).collect() }) };
+    let batch = Decoder::new(&plan.decode, &names).decode(&raw, 0..3, &mut Vec::new()).expect("decoded");
+    kindling::operator::steps::apply(&plan.pre, &batch).expect("it runs")
+}
+
 #[test]
 fn a_guest_under_the_adapter_without_imports_is_the_same_in_each_run() {
-    let set = |engine: &Arc<GuestEngine>| {
-        let plugin = Plugin::load(engine, &evil("import_wasi.wasm")).expect("it is good under the adapter");
-        PluginSet::empty().with(plugin).expect("one plugin")
-    };
-    let run = || {
-        let (engine, pipeline) = (
-            engine(),
-            "source: { name: stdin }\npipeline:\n  - operation: project\n    columns: { c: wasi_clock(\"offset\"), r: wasi_random(\"offset\") }\n",
-        );
-        let pipeline =
-            kindling::config::load_str(pipeline, "p.yaml", &kindling::config::LoadOptions::default()).expect("a pipeline");
-        let plan = kindling::plan::build(&pipeline, &set(&engine)).expect("a plan");
-        let names = [kindling::element::PartitionName { topic: "t".into(), partition: 0 }];
-        let mut decoder = kindling::ingest::decode::Decoder::new(&plan.decode, &names);
-        let rows = (0..3)
-            .map(|offset| kindling::element::OwnedRecord { offset, value: Some(b"{}".to_vec()), ..Default::default() })
-            .collect();
-        let raw = kindling::element::RawBatch { partition: 0, records: Box::new(kindling::element::OwnedRecords { rows }) };
-        let batch = decoder.decode(&raw, 0..3, &mut Vec::new()).expect("decoded");
-        kindling::operator::steps::apply(&plan.pre, &batch).expect("it runs")
-    };
+    let run = || projected("import_wasi.wasm", "c: wasi_clock(\"offset\"), r: wasi_random(\"offset\")");
     assert_eq!(run(), run());
+}
+
+#[test]
+fn a_guest_that_asks_for_the_network_is_told_that_there_is_none() {
+    let answers = projected("import_wasi_socket.wasm", "a: accept(\"offset\")");
+    assert_eq!(answers.column(0).as_primitive::<Int64Type>().values(), &[52; 3], "not supported");
 }

@@ -4,13 +4,14 @@
 //! behind the source is what `kindling run` uses.
 
 use super::demo_view::View;
-use super::run::{SetupOptions, default_workers, run_job, set_up};
+use super::run::{default_workers, run_job};
 use crate::config::spec::Pipeline;
 use crate::config::{self, LoadOptions};
 use crate::error::{Error, Kind};
 use crate::limits::{GuestLimits, JobLimits};
 use crate::runtime::core::Counts;
 use crate::runtime::job::{Committed, Control};
+use crate::runtime::setup::{SetupOptions, set_up};
 use clap::Args;
 use std::path::Path;
 use std::sync::Arc;

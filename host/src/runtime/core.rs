@@ -101,17 +101,11 @@ pub struct JobCore {
 }
 
 impl JobCore {
-    /// A job without history, at `positions`.
+    /// A job without history, at the first offset of each partition.
     ///
     /// # Errors
     /// When the plan's aggregates can't be made ready.
-    pub fn new(
-        plan: Arc<Plan>,
-        partitions: Vec<PartitionName>,
-        positions: Vec<i64>,
-        format: OutputFormat,
-        limits: JobLimits,
-    ) -> Result<Self> {
+    pub fn new(plan: Arc<Plan>, partitions: Vec<PartitionName>, format: OutputFormat, limits: JobLimits) -> Result<Self> {
         let (closer, encoder) = prepare(&plan, format)?;
         Ok(Self {
             closer,
@@ -119,10 +113,10 @@ impl JobCore {
             format,
             plan,
             watermarks: vec![i64::MIN; partitions.len()],
+            positions: vec![0; partitions.len()],
             partitions,
             limits,
             store: Store::default(),
-            positions,
             closed: i64::MIN,
             epoch: 0,
             counts: Counts::default(),
@@ -135,6 +129,11 @@ impl JobCore {
     /// When it does not read back.
     pub fn load(&mut self, entry: Change) -> std::result::Result<(), CodecError> {
         self.store.load(entry)
+    }
+
+    /// Begins at `positions`, one a partition.
+    pub fn start_at(&mut self, positions: Vec<i64>) {
+        self.positions = positions;
     }
 
     /// Takes back what was stored with the state; partitions that it does not know keep their position.

@@ -4,8 +4,10 @@
 //! readers, workers and a committer.
 
 pub mod core;
+pub mod driver;
 pub mod job;
 pub mod metrics;
 pub mod scenario;
+pub mod setup;
 pub mod swap;
 pub mod worker;

@@ -308,8 +308,7 @@ struct Running {
 impl Running {
     /// The job as a process finds it that starts now: from what was committed.
     fn restored(&self) -> Result<JobCore, String> {
-        let positions = vec![0; self.partitions.len()];
-        let mut core = JobCore::new(Arc::clone(&self.plan), self.partitions.clone(), positions, self.format, self.limits.clone())
+        let mut core = JobCore::new(Arc::clone(&self.plan), self.partitions.clone(), self.format, self.limits.clone())
             .map_err(|e| e.to_string())?;
         for entry in self.log.entries.values() {
             core.load(entry.clone()).map_err(|e| e.to_string())?;

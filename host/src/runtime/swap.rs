@@ -41,6 +41,8 @@ struct Inner {
     running: PluginSet,
     plan: Arc<Plan>,
     candidate: Option<Candidate>,
+    /// Versions that were rolled back: what was prepared beside one that fell meanwhile is prepared again.
+    rollbacks: u64,
     notes: VecDeque<Note>,
 }
 
@@ -55,7 +57,14 @@ impl Swapper {
     pub fn new(pipeline: Pipeline, plan: Arc<Plan>, plugins: PluginSet) -> Arc<Self> {
         Arc::new(Self {
             pipeline,
-            inner: Mutex::new(Inner { running: plugins.clone(), plugins, plan, candidate: None, notes: VecDeque::new() }),
+            inner: Mutex::new(Inner {
+                running: plugins.clone(),
+                plugins,
+                plan,
+                candidate: None,
+                rollbacks: 0,
+                notes: VecDeque::new(),
+            }),
         })
     }
 
@@ -112,15 +121,38 @@ impl Swapper {
         inner.notes.push_back(Note { plugin: plugin.into(), text, refused });
     }
 
-    /// The job went back to `plan` and `plugins` because `new` failed.
+    /// The job went back to `plan` and `plugins` because `new` failed. What waits stays, without the version that failed.
     pub fn rolled_back(&self, plan: Arc<Plan>, plugins: PluginSet, new: &(String, String), why: &str) {
-        {
+        let waiting = {
             let mut inner = self.lock();
             inner.plan = plan;
             inner.running = plugins.clone();
-            inner.plugins = plugins;
-        }
+            inner.plugins = plugins.clone();
+            inner.rollbacks += 1;
+            inner.candidate.take()
+        };
         self.note(&new.0, format!("version {} failed in its first epochs and was rolled back: {why}", new.1), true);
+        let Some(waiting) = waiting else { return };
+        match self.without(&waiting, &plugins, &new.0) {
+            Ok(candidate) => {
+                let mut inner = self.lock();
+                inner.plan = Arc::clone(&candidate.plan);
+                inner.plugins = candidate.plugins.clone();
+                inner.candidate = Some(candidate);
+            }
+            Err(why) => {
+                let (name, version) = &waiting.new;
+                self.note(name, format!("version {version} was not taken: {why}; the running version goes on"), true);
+            }
+        }
+    }
+
+    /// A candidate with `name` as it is in `plugins`; one that is a newer version of it stays as it is.
+    fn without(&self, candidate: &Candidate, plugins: &PluginSet, name: &str) -> Result<Candidate, String> {
+        let Some(old) = plugins.plugin(name).filter(|_| candidate.new.0 != name) else { return Ok(candidate.clone()) };
+        let plugins = candidate.plugins.with(Arc::clone(old)).map_err(|p| p.text)?;
+        let plan = Arc::new(crate::plan::build(&self.pipeline, &plugins).map_err(|e| e.to_string())?);
+        Ok(Candidate { plan, plugins, new: candidate.new.clone() })
     }
 
     /// Prepares candidates until `events` closes.
@@ -151,9 +183,18 @@ impl Swapper {
 
     /// Makes a candidate of a plugin; whether the pipeline uses it.
     fn prepare(&self, plugin: &Arc<Plugin>) -> Result<bool, String> {
-        let (plugins, plan) = {
+        loop {
+            if let Some(used) = self.prepare_once(plugin)? {
+                return Ok(used);
+            }
+        }
+    }
+
+    /// None where another version was rolled back meanwhile, and may be in what was prepared.
+    fn prepare_once(&self, plugin: &Arc<Plugin>) -> Result<Option<bool>, String> {
+        let (plugins, plan, rollbacks) = {
             let inner = self.lock();
-            (inner.plugins.clone(), Arc::clone(&inner.plan))
+            (inner.plugins.clone(), Arc::clone(&inner.plan), inner.rollbacks)
         };
         let used: Vec<String> = plan.guests.iter().filter(|g| g.plugin == *plugin.name).map(|g| g.function.clone()).collect();
         if let Some(old) = plugins.plugin(&plugin.name) {
@@ -161,8 +202,12 @@ impl Swapper {
         }
         let plugins = plugins.with(Arc::clone(plugin)).map_err(|p| p.text)?;
         if used.is_empty() {
-            self.lock().plugins = plugins;
-            return Ok(false);
+            let mut inner = self.lock();
+            let fresh = inner.rollbacks == rollbacks;
+            if fresh {
+                inner.plugins = plugins;
+            }
+            return Ok(fresh.then_some(false));
         }
         let next = crate::plan::build(&self.pipeline, &plugins).map_err(|e| e.to_string())?;
         if next.layout != plan.layout {
@@ -174,10 +219,13 @@ impl Swapper {
         let next = Arc::new(next);
         let new = (plugin.name.to_string(), plugin.version.to_string());
         let mut inner = self.lock();
+        if inner.rollbacks != rollbacks {
+            return Ok(None);
+        }
         inner.plan = Arc::clone(&next);
         inner.plugins = plugins.clone();
         inner.candidate = Some(Candidate { plan: next, plugins, new });
-        Ok(true)
+        Ok(Some(true))
     }
 
     fn removed(&self, name: &str, path: &str) {
@@ -194,5 +242,48 @@ impl Swapper {
             drop(inner);
             self.note(name, format!("{path} is gone; unloaded"), false);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{LoadOptions, load_str};
+    use crate::plugin::testing;
+
+    const FILE: &str = "
+source: { name: stdin }
+pipeline:
+  - operation: parse
+    parse:
+      parameters:
+        - { jsonPath: a, outputType: long, outputCol: a }
+  - operation: project
+    columns: { a: a_twice(a), b: b_twice(a) }
+";
+
+    #[test]
+    fn what_waits_goes_on_without_a_version_that_was_rolled_back() {
+        let engine = testing::engine();
+        let versions = |set: &PluginSet| -> Vec<String> { set.plugins().map(|p| format!("{}@{}", p.name, p.version)).collect() };
+        let plugin = |name: &str, version| testing::plugin(&engine, name, version, &format!("{name}_"));
+        let plugins = PluginSet::empty().with(plugin("a", "1.0.0")).unwrap().with(plugin("b", "1.0.0")).unwrap();
+        let pipeline = load_str(FILE, "swap.yaml", &LoadOptions::default()).unwrap();
+        let old = Arc::new(crate::plan::build(&pipeline, &plugins).unwrap());
+        let swapper = Swapper::new(pipeline, Arc::clone(&old), plugins);
+
+        assert_eq!(swapper.prepare(&plugin("a", "2.0.0")), Ok(true));
+        let bad = swapper.take().unwrap();
+        let before = swapper.replaced(&bad);
+        assert_eq!(swapper.prepare(&plugin("b", "2.0.0")), Ok(true));
+        swapper.rolled_back(Arc::clone(&old), before.clone(), &bad.new, "it trapped");
+        let next = swapper.take().unwrap();
+        assert_eq!(versions(&next.plugins), ["a@1.0.0", "b@2.0.0"]);
+
+        // A newer version of the plugin that fell is not held up by its fall.
+        swapper.replaced(&next);
+        assert_eq!(swapper.prepare(&plugin("a", "3.0.0")), Ok(true));
+        swapper.rolled_back(old, before, &bad.new, "it trapped");
+        assert_eq!(versions(&swapper.take().unwrap().plugins)[0], "a@3.0.0");
     }
 }

@@ -1,5 +1,7 @@
 //! Guests for the bench of the boundary between host and guest: as little work a row as there can be.
 
+mod gcd;
+
 use kindling_guest::{plugin, state};
 
 state! {
@@ -26,11 +28,7 @@ fn bench_prefix(text: &str) -> bool {
 }
 
 fn bench_gcd(a: i64, b: i64) -> i64 {
-    let (mut a, mut b) = (a, b);
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
+    gcd::gcd(a, b)
 }
 
 plugin! {
@@ -60,5 +58,6 @@ mod tests {
         assert_eq!(aggregate(plugin(), "bench_avg", &Rows::of([1.0, 2.0])), Ok(Some(1.5)));
         assert_eq!(filter(plugin(), "bench_prefix", &Rows::of(["user-1", "user-2"])), Ok(vec![true, false]));
         assert_eq!(scalar(plugin(), "bench_gcd", &Rows::of([12, 7]).constant(18)), Ok(vec![6, 1]));
+        assert_eq!((gcd::gcd(1 << 40, 6 << 33), gcd::gcd(-4, 6)), (1 << 34, 2));
     }
 }

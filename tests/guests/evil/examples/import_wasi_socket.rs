@@ -8,15 +8,14 @@ unsafe extern "C" {
 fn accept(socket: i64) -> i64 {
     let mut accepted = 0;
     // SAFETY: the pointer is to a number that lives.
-    unsafe { sock_accept(socket as i32, 0, &mut accepted) };
-    i64::from(accepted)
+    i64::from(unsafe { sock_accept(socket as i32, 0, &mut accepted) })
 }
 
 kindling_guest::plugin! {
     name: "import_wasi_socket",
     version: "1.0.0",
     scalars: [
-        /// Waits for somebody to call.
+        /// Waits for somebody to call; the number of the error.
         accept,
     ],
 }

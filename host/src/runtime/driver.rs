@@ -1,0 +1,364 @@
+//! A job's own thread: epochs one after the other, one commit in flight, swaps at the boundaries.
+//!
+//! In: shares of an epoch from the workers, acknowledgements from the committer. Out: runs for the workers, commits for the committer, a
+//! word to the observer for each epoch that is committed.
+
+use super::core::{Counts, JobCore, Outcome, Progress};
+use super::job::{Break, Committed, Control, End, Observer, commit_break, defect, ingest_break};
+use super::metrics::Metrics;
+use super::swap::{Candidate, Swapper};
+use super::worker::{Ran, Run};
+use crate::element::{PartitionName, RawBatch};
+use crate::error::{Error, Kind};
+use crate::ingest::decode::Decoder;
+use crate::ingest::{IngestError, Source};
+use crate::limits::JobLimits;
+use crate::operator::FaultPolicy;
+use crate::operator::task::{EpochStart, TaskEpoch};
+use crate::output::{CommitError, EpochCommit, OutRecord};
+use crate::plan::Plan;
+use crate::plugin::{FailureKind, PluginSet, guest_error};
+use crossbeam_channel::{Receiver, Sender};
+use datafusion::error::DataFusionError;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Times that one epoch may be run again before its failure counts as ours.
+const RERUNS: u32 = 64;
+/// How often lag is asked for.
+const LAG_EVERY: Duration = Duration::from_secs(1);
+
+/// Which partitions are idle, by the clock.
+pub(super) struct ProgressClock {
+    at_end_since: Vec<Option<Instant>>,
+    finished: Vec<bool>,
+    idle_after: Duration,
+}
+
+impl ProgressClock {
+    pub(super) fn new(partitions: usize, idle_after: Duration) -> Self {
+        Self { at_end_since: vec![None; partitions], finished: vec![false; partitions], idle_after }
+    }
+
+    fn see(&mut self, ran: &Ran, now: Instant) {
+        for partition in &ran.active {
+            self.at_end_since[*partition] = None;
+        }
+        for partition in &ran.at_end {
+            self.at_end_since[*partition].get_or_insert(now);
+        }
+        for partition in &ran.finished {
+            self.finished[*partition] = true;
+        }
+    }
+
+    fn progress(&self, now: Instant) -> Progress {
+        let idle = |since: &Option<Instant>| since.is_some_and(|s| now.duration_since(s) >= self.idle_after);
+        Progress { idle: self.at_end_since.iter().map(idle).collect(), finished: self.finished.clone() }
+    }
+
+    fn all_finished(&self) -> bool {
+        self.finished.iter().all(|f| *f)
+    }
+}
+
+/// A plan whose new plugin version must prove itself.
+pub(super) struct Probation {
+    old: Arc<Plan>,
+    old_plugins: PluginSet,
+    candidate: Candidate,
+    epochs_left: u32,
+}
+
+/// The shares of an epoch.
+struct Collected {
+    /// One a worker.
+    tasks: Vec<TaskEpoch>,
+    /// The plan that all of them ran with.
+    plan: Arc<Plan>,
+    /// Reading failed: this is the last epoch.
+    failed: Option<IngestError>,
+}
+
+/// An epoch on its way through the committer.
+pub(super) struct InCommit {
+    epoch: u64,
+    outputs: Vec<OutRecord>,
+    counts: Counts,
+    closed: i64,
+    state: (usize, usize),
+    plan: Arc<Plan>,
+}
+
+/// The job's own thread.
+pub(super) struct Driver<'a> {
+    pub(super) core: JobCore,
+    /// The plan of the next epoch.
+    pub(super) current: Arc<Plan>,
+    pub(super) probation: Option<Probation>,
+    /// For epochs that are run again here.
+    pub(super) decoder: Decoder,
+    pub(super) limits: &'a JobLimits,
+    pub(super) swapper: &'a Swapper,
+    pub(super) source: &'a mut dyn Source,
+    pub(super) metrics: &'a Metrics,
+    pub(super) progress: ProgressClock,
+    pub(super) partitions: &'a [PartitionName],
+    pub(super) commands: Vec<Sender<Run>>,
+    pub(super) results: Receiver<Ran>,
+    pub(super) commits: Sender<EpochCommit>,
+    pub(super) acks: Receiver<(Result<(), CommitError>, Duration)>,
+    pub(super) in_commit: Option<InCommit>,
+    /// Positions of the last epoch that was handed to the committer.
+    pub(super) handed_over: Vec<i64>,
+    /// Whether the observer reads result rows.
+    pub(super) observe_outputs: bool,
+    /// Counts of earlier attempts of this process.
+    pub(super) base: Counts,
+}
+
+impl Driver<'_> {
+    pub(super) fn drive(&mut self, control: &Control, observer: Observer<'_>, total: &mut Counts) -> Result<End, Break> {
+        let start = self.core.start(self.policy());
+        for command in &self.commands {
+            self.send(command, start.clone());
+        }
+        let mut lag_asked = Instant::now();
+        loop {
+            let Collected { tasks, plan, failed } = self.collect()?;
+            let ended = self.progress.all_finished();
+            let stop = control.is_stopped() || failed.is_some() || ended;
+            if !stop {
+                self.take_candidate();
+                self.start_next(&tasks);
+            }
+            self.close(tasks, &plan, observer, total)?;
+            if lag_asked.elapsed() >= LAG_EVERY || stop {
+                lag_asked = Instant::now();
+                self.metrics.lag(self.partitions, self.core.positions(), &self.source.end_positions(), self.core.watermarks());
+            }
+            if stop {
+                self.wait_for_commit(observer, total)?;
+                return match failed {
+                    Some(error) => Err(ingest_break(error)),
+                    None if ended => Ok(End::Finished),
+                    None => Ok(End::Stopped),
+                };
+            }
+        }
+    }
+
+    fn policy(&self) -> FaultPolicy {
+        if self.probation.is_some() { FaultPolicy::Fail } else { FaultPolicy::Isolate }
+    }
+
+    fn send(&self, command: &Sender<Run>, start: EpochStart) {
+        let run = Run { plan: Arc::clone(&self.current), start, deadline: Instant::now() + self.limits.epoch_time };
+        // A worker that is gone is noticed where its result is missing.
+        let _ = command.send(run);
+    }
+
+    /// Waits for all workers; shares that failed are run again here.
+    fn collect(&mut self) -> Result<Collected, Break> {
+        let mut ran: Vec<Ran> = Vec::with_capacity(self.commands.len());
+        for _ in 0..self.commands.len() {
+            let one = self.results.recv().map_err(|_| Error::new(Kind::Internal, "a worker ended without a word"))?;
+            ran.push(one);
+        }
+        ran.sort_by_key(|r| r.worker);
+        let now = Instant::now();
+        let mut failed = None;
+        let mut tasks = Vec::with_capacity(ran.len());
+        for mut one in ran {
+            self.progress.see(&one, now);
+            self.metrics.skipped_offsets.inc_by(one.skipped);
+            failed = failed.or(one.failed.take());
+            let task = match one.task {
+                Ok(task) if Arc::ptr_eq(&one.plan, &self.current) => task,
+                Ok(task) => self.run_again(task.start.clone(), task.input)?,
+                Err((error, input)) => {
+                    self.fault(&error);
+                    self.run_again(self.core.start(self.policy()), input)?
+                }
+            };
+            tasks.push(task);
+        }
+        Ok(Collected { tasks, plan: Arc::clone(&self.current), failed })
+    }
+
+    /// Runs a share of an epoch here, with the current plan; a new version that fails is rolled back.
+    fn run_again(&mut self, mut start: EpochStart, mut input: Vec<RawBatch>) -> Result<TaskEpoch, Break> {
+        for _ in 0..RERUNS {
+            start.policy = self.policy();
+            let plan = Arc::clone(&self.current);
+            match JobCore::run_task(&plan, &mut self.decoder, input, start.clone(), self.limits) {
+                Ok(task) => return Ok(task),
+                Err((error, rest)) => {
+                    if !self.fault(&error) {
+                        return Err(defect(&error));
+                    }
+                    input = rest;
+                }
+            }
+        }
+        Err(Error::new(Kind::Internal, format!("an epoch was run {RERUNS} times and failed each time")).into())
+    }
+
+    /// Deals with an error while a new version is on probation: rolls back where it is that version's failure, else ends the
+    /// probation's strictness for the epoch. False where there is no probation: then it is not ours to mend.
+    fn fault(&mut self, error: &DataFusionError) -> bool {
+        let Some(probation) = self.probation.take() else { return false };
+        let Probation { old, old_plugins, candidate, .. } = probation;
+        let guest = guest_error(error);
+        let refused = guest.is_some_and(|g| matches!(g.kind, FailureKind::Refused(_)));
+        if guest.is_some_and(|g| *g.plugin == candidate.new.0) && !refused {
+            self.swapper.rolled_back(Arc::clone(&old), old_plugins, &candidate.new, &error.find_root().to_string());
+            self.metrics.rollbacks.inc();
+            self.current = old;
+        }
+        true
+    }
+
+    /// Takes the plan that waits, from the next epoch on.
+    fn take_candidate(&mut self) {
+        if self.probation.is_some() {
+            return;
+        }
+        if let Some(candidate) = self.swapper.take() {
+            let old = std::mem::replace(&mut self.current, Arc::clone(&candidate.plan));
+            let old_plugins = self.swapper.replaced(&candidate);
+            self.metrics.swaps.inc();
+            self.probation = Some(Probation { old, old_plugins, candidate, epochs_left: self.limits.probation_epochs });
+        }
+    }
+
+    fn start_next(&self, tasks: &[TaskEpoch]) {
+        for (command, task) in self.commands.iter().zip(tasks) {
+            let mut start = self.core.start(self.policy());
+            start.watermarks.clone_from(&task.watermarks);
+            self.send(command, start);
+        }
+    }
+
+    /// Closes an epoch and hands it to the committer, when the one before is done.
+    fn close(
+        &mut self,
+        mut tasks: Vec<TaskEpoch>,
+        plan: &Arc<Plan>,
+        observer: Observer<'_>,
+        total: &mut Counts,
+    ) -> Result<(), Break> {
+        let mut plan = Arc::clone(plan);
+        let progress = self.progress.progress(Instant::now());
+        for _ in 0..RERUNS {
+            if !Arc::ptr_eq(self.core.plan(), &plan) {
+                self.core.set_plan(Arc::clone(&plan)).map_err(|e| defect(&e))?;
+            }
+            let policy = if self.on_probation(&plan) { FaultPolicy::Fail } else { FaultPolicy::Isolate };
+            match self.core.close(&tasks, &progress, policy) {
+                Ok(Outcome::Commit(commit)) => {
+                    self.note_rejects(&tasks);
+                    return self.hand_over(*commit, &plan, observer, total);
+                }
+                Ok(Outcome::Rerun(starts)) => {
+                    tasks = self.again(tasks, starts, &plan)?;
+                }
+                Err(error) => {
+                    let judged = self.on_probation(&plan);
+                    if !judged || !self.fault(&error) {
+                        return Err(defect(&error));
+                    }
+                    // The old version where it was rolled back, else the same one with faults isolated.
+                    plan = Arc::clone(&self.current);
+                    let starts = tasks.iter().map(|t| t.start.clone()).collect();
+                    tasks = self.again(tasks, starts, &plan)?;
+                }
+            }
+        }
+        Err(Error::new(Kind::Internal, format!("an epoch was run {RERUNS} times and failed each time")).into())
+    }
+
+    fn on_probation(&self, plan: &Arc<Plan>) -> bool {
+        self.probation.as_ref().is_some_and(|p| Arc::ptr_eq(&p.candidate.plan, plan))
+    }
+
+    fn again(&mut self, tasks: Vec<TaskEpoch>, starts: Vec<EpochStart>, plan: &Arc<Plan>) -> Result<Vec<TaskEpoch>, Break> {
+        self.metrics.reruns.inc();
+        let mut fresh = Vec::with_capacity(tasks.len());
+        for (task, mut start) in tasks.into_iter().zip(starts) {
+            start.policy = FaultPolicy::Isolate;
+            let ran = JobCore::run_task(plan, &mut self.decoder, task.input, start, self.limits);
+            fresh.push(ran.map_err(|(error, _)| defect(&error))?);
+        }
+        Ok(fresh)
+    }
+
+    fn note_rejects(&self, tasks: &[TaskEpoch]) {
+        for reject in tasks.iter().flat_map(|t| &t.rejects) {
+            match &reject.error.guest {
+                Some(guest) => self.metrics.rejected_by(&guest.plugin, &guest.version),
+                None => self.metrics.rejected_by("", ""),
+            }
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        commit: EpochCommit,
+        plan: &Arc<Plan>,
+        observer: Observer<'_>,
+        total: &mut Counts,
+    ) -> Result<(), Break> {
+        let counts = self.base.plus(&self.core.counts());
+        self.wait_for_commit(observer, total)?;
+        if commit.is_empty() && self.handed_over == commit.positions {
+            return Ok(());
+        }
+        let outputs = if self.observe_outputs { commit.outputs.clone() } else { Vec::new() };
+        self.in_commit = Some(InCommit {
+            epoch: commit.epoch,
+            outputs,
+            counts,
+            closed: self.core.closed(),
+            state: self.core.state_size(),
+            plan: Arc::clone(plan),
+        });
+        self.handed_over.clone_from(&commit.positions);
+        if self.commits.send(commit).is_err() {
+            return Err(Error::new(Kind::Internal, "the committer ended without a word").into());
+        }
+        Ok(())
+    }
+
+    fn wait_for_commit(&mut self, observer: Observer<'_>, total: &mut Counts) -> Result<(), Break> {
+        let Some(waiting) = self.in_commit.take() else { return Ok(()) };
+        let (outcome, commit_time) =
+            self.acks.recv().map_err(|_| Error::new(Kind::Internal, "the committer ended without a word"))?;
+        outcome.map_err(commit_break)?;
+        *total = waiting.counts;
+        if let Some(probation) = &mut self.probation
+            && Arc::ptr_eq(&probation.candidate.plan, &waiting.plan)
+        {
+            if probation.epochs_left == self.limits.probation_epochs {
+                let (name, version) = &probation.candidate.new;
+                self.swapper.note(name, format!("version {version} has taken over"), false);
+            }
+            probation.epochs_left = probation.epochs_left.saturating_sub(1);
+            if probation.epochs_left == 0 {
+                self.probation = None;
+            }
+        }
+        let committed = Committed {
+            epoch: waiting.epoch,
+            outputs: &waiting.outputs,
+            counts: waiting.counts,
+            closed: waiting.closed,
+            state: waiting.state,
+            commit_time,
+            plan: &waiting.plan,
+        };
+        self.metrics.committed(&committed);
+        observer(&committed);
+        Ok(())
+    }
+}
