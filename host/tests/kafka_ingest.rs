@@ -411,23 +411,3 @@ fn a_topic_that_is_deleted_is_an_error() {
     let error = error_of(&mut readers);
     assert!(matches!(&error, IngestError::Config(text) if text.contains("is gone")), "{error:?}");
 }
-
-#[test]
-#[ignore = "needs KINDLING_BROKER_RESTART, a command that restarts the broker"]
-fn a_broker_that_restarts_is_waited_for() {
-    let command = std::env::var("KINDLING_BROKER_RESTART").expect("KINDLING_BROKER_RESTART is a shell command");
-    let topic = topic("restart", 2);
-    (0..2).for_each(|p| send(&producer(None), &topic, p, 0..100));
-    let mut source = open(&topic, false);
-    let mut readers = source.readers(&[0, 0], 2).unwrap();
-    let mut seen = Seen::default();
-    seen.poll(&mut readers, |s| s.len() == 200);
-    let restart = std::thread::spawn(move || std::process::Command::new("sh").arg("-c").arg(command).status().unwrap());
-    while !restart.is_finished() {
-        readers.iter_mut().for_each(|r| seen.add(r.poll(500, Duration::from_millis(50)).unwrap()));
-    }
-    assert!(restart.join().unwrap().success());
-    (0..2).for_each(|p| send(&producer(None), &topic, p, 100..200));
-    seen.poll(&mut readers, |s| s.len() == 400);
-    (0..2).for_each(|p| assert_eq!(seen.values(p), expected(p as i32, 0..200)));
-}

@@ -5,9 +5,9 @@
 
 use crate::operator::FaultPolicy;
 use crate::operator::assigner::Assigner;
+use crate::operator::epoch::{ExcludedKeys, RowError};
 use crate::operator::fold::{Partial, accumulator};
 use crate::operator::isolate::{Budget, isolate};
-use crate::operator::task::{ExcludedKeys, RowError};
 use crate::plan::WindowPlan;
 use crate::state::codec::{CodecError, RowCodec};
 use crate::state::store::{PaneId, Store, Update};

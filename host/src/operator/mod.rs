@@ -5,6 +5,7 @@
 
 pub mod assigner;
 pub mod close;
+pub mod epoch;
 pub mod fold;
 pub mod isolate;
 pub mod steps;

@@ -130,10 +130,9 @@ fn adapter_functions() -> &'static (Vec<u8>, BTreeSet<String>) {
 
 /// Adds the metadata of the interface to a module without any: of those of its functions that the module exports.
 fn embed_interface(bytes: &mut Vec<u8>, outline: &Outline) -> Result<(), String> {
-    let fault = |e: anyhow::Error| format!("{e:#}");
     let mut resolve = Resolve::default();
-    let package = resolve.push_str("plugin.wit", WIT).map_err(fault)?;
-    let world = resolve.select_world(&[package], Some("plugin")).map_err(fault)?;
+    let package = resolve.push_str("plugin.wit", WIT).map_err(|e| format!("{e:#}"))?;
+    let world = resolve.select_world(&[package], Some("plugin")).map_err(|e| format!("{e:#}"))?;
     let exports = &mut resolve.worlds[world].exports;
     exports.retain(|key, _| matches!(key, WorldKey::Name(name) if outline.functions.contains(name)));
     let has = |name: &str| outline.functions.contains(name);
@@ -147,7 +146,7 @@ fn embed_interface(bytes: &mut Vec<u8>, outline: &Outline) -> Result<(), String>
     if !outline.exports_memory {
         return Err("it must export its memory as `memory`".into());
     }
-    embed_component_metadata(bytes, &resolve, world, StringEncoding::UTF8).map_err(fault)
+    embed_component_metadata(bytes, &resolve, world, StringEncoding::UTF8).map_err(|e| format!("{e:#}"))
 }
 
 /// wit-component's words for the commonest mistake, and what to do about it.

@@ -14,7 +14,7 @@ use crate::ingest::decode::Decoder;
 use crate::ingest::{IngestError, Source};
 use crate::limits::JobLimits;
 use crate::operator::FaultPolicy;
-use crate::operator::task::{EpochStart, TaskEpoch};
+use crate::operator::epoch::{EpochStart, TaskEpoch};
 use crate::output::{CommitError, EpochCommit, OutRecord};
 use crate::plan::Plan;
 use crate::plugin::{FailureKind, PluginSet, guest_error};
