@@ -1,31 +1,18 @@
 //! What decoding costs: ns of CPU a row (least and median of the repeats) over rows of about 200 bytes, four of nine fields wanted.
 //!
-//! Measured: bytes in memory to columns (`Decoder`), beside sonic-rs into borrowed strings, serde_json's check of the same rows, and
+//! Measured: bytes in memory to columns (`Decoder`), beside serde_json's check of the same rows, and
 //! UTF-8 validation alone. Not measured: fetching, filtering. One thread; `cargo run --release --example decode_cost [rows]`.
 
 use kindling::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
 use kindling::ingest::decode::Decoder;
 use kindling::plan::{DecodeField, FieldSource, OutputType, PathStep};
 use rows::row;
-use std::borrow::Cow;
 use std::hint::black_box;
 
 mod rows;
 
 const BATCH_ROWS: usize = 8_192;
 const REPEATS: usize = 9;
-
-#[derive(serde::Deserialize)]
-struct Event<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(borrow)]
-    experiment: Cow<'a, str>,
-    #[serde(borrow)]
-    variant: Cow<'a, str>,
-    ts: i64,
-}
-
 fn main() {
     let rows: usize = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or(200_000);
     let values: Vec<Vec<u8>> = (0..rows as u64).map(row).collect();
@@ -75,12 +62,6 @@ fn main() {
             assert!(faults.is_empty());
         });
     }
-    measure("sonic-rs, 4 fields into Cow<str>", rows, || {
-        for v in &values {
-            let e: Event<'_> = sonic_rs::from_slice(v).expect("parses");
-            black_box((e.name.len(), e.experiment.len(), e.variant.len(), e.ts));
-        }
-    });
     measure("serde_json, check only", rows, || {
         for v in &values {
             black_box(serde_json::from_slice::<serde::de::IgnoredAny>(v).expect("parses"));

@@ -94,5 +94,38 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let native =
         least(|| drop(black_box(Int64Array::from_iter_values(a.values().iter().zip(b.values()).map(|(a, b)| gcd::gcd(*a, *b))))));
     show("gcd of two columns", guest, native);
+    by_size(&set)
+}
+
+/// Aggregates of each type by rows a call and groups: the fixed cost of a call, and the cost a row when it is spread.
+fn by_size(set: &PluginSet) -> Result<(), Box<dyn std::error::Error>> {
+    println!("\n{:<28}{:>14}{:>14}{:>14}{:>14}", "one call, ns a row", "1 group", "16 groups", "1,024", "all differ");
+    for rows in [64usize, 512, 4_096, 8_192, 65_536] {
+        let floats = (0..rows).map(|i| Some(i as f64));
+        let nulls = floats.clone().enumerate().map(|(i, v)| v.filter(|_| i % 10 > 0));
+        let columns: [(&str, &str, ArrayRef); 4] = [
+            ("f64, average", "bench_avg", Arc::new(floats.collect::<Float64Array>())),
+            ("f64, one in ten null", "bench_avg", Arc::new(nulls.collect::<Float64Array>())),
+            ("i64, sum", "bench_sum", Arc::new(Int64Array::from_iter_values(0..rows as i64))),
+            (
+                "strings, their bytes",
+                "bench_bytes",
+                Arc::new(StringArray::from_iter_values((0..rows).map(|i| format!("user-{i}")))),
+            ),
+        ];
+        println!("{rows} rows");
+        for (what, function, column) in columns {
+            let (plugin, number) = set.function(function).ok_or("it is not in the bench's guest")?;
+            let arguments = [Argument::Column(column)];
+            let cost = |groups: usize| {
+                let numbers: Vec<u32> = (0..rows).map(|i| (i * 7 % groups) as u32).collect();
+                let call =
+                    || drop(black_box(plugin.accumulate(number, &numbers, groups, &arguments).expect("the guest is good")));
+                least(call) * ROWS as f64 / rows as f64
+            };
+            let [one, few, some, all] = [1, 16, 1_024, rows].map(|groups| cost(groups.min(rows)));
+            println!("  {what:<26}{one:>14.2}{few:>14.2}{some:>14.2}{all:>14.2}");
+        }
+    }
     Ok(())
 }

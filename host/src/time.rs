@@ -44,6 +44,39 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Appends `time` (milliseconds since 1970) as RFC 3339 UTC with milliseconds. Years outside 0 to 9999 have a sign.
+///
+/// Days to a date as in Howard Hinnant's "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
+pub fn write_rfc3339(time: i64, out: &mut String) {
+    let (days, ms) = (time.div_euclid(86_400_000), time.rem_euclid(86_400_000));
+    // Eras of 400 years that begin on a 1st of March, so that leap days come last.
+    let shifted = days + 719_468;
+    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    if !(0..=9_999).contains(&year) {
+        out.push(if year < 0 { '-' } else { '+' });
+    }
+    let year = year.unsigned_abs();
+    if year > 9_999 {
+        out.push_str(&(year / 10_000).to_string());
+    }
+    let mut digits = |value: u64, width: u32, after: char| {
+        (0..width).rev().for_each(|place| out.push(char::from(b'0' + (value / 10u64.pow(place) % 10) as u8)));
+        out.push(after);
+    };
+    digits(year, 4, '-');
+    digits(month as u64, 2, '-');
+    digits((day_of_year - (153 * from_march + 2) / 5 + 1) as u64, 2, 'T');
+    digits((ms / 3_600_000) as u64, 2, ':');
+    digits((ms / 60_000 % 60) as u64, 2, ':');
+    digits((ms / 1_000 % 60) as u64, 2, '.');
+    digits((ms % 1_000) as u64, 3, 'Z');
+}
+
 /// `5m`, `1h30m`, `250ms`: the shortest form that reads back as the same duration.
 pub fn format_duration(d: Duration) -> String {
     let mut ms = d.as_millis();

@@ -5,14 +5,18 @@
 
 use crate::config::spec::TimestampFormat;
 use crate::output::OutRecord;
-use arrow::array::{ArrayRef, RecordBatch};
+use crate::time::write_rfc3339;
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, StringBuilder, TimestampMillisecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use std::sync::Arc;
 
+/// Of timestamps within lists and structs.
 const RFC3339_MILLIS: &str = "%Y-%m-%dT%H:%M:%S%.3fZ";
+/// Bytes of most timestamps.
+const RFC3339_LENGTH: usize = 24;
 
 /// Encodes batches of one schema.
 pub struct Encoder {
@@ -53,8 +57,7 @@ impl Projection {
     fn new(schema: &Schema, columns: Vec<usize>, timestamps: TimestampFormat) -> Self {
         let written = |field: &Field| match (field.data_type(), timestamps) {
             (DataType::Timestamp(..), TimestampFormat::Millis) => DataType::Int64,
-            // One format serves all timestamps: milliseconds of UTC.
-            (DataType::Timestamp(..), TimestampFormat::Rfc3339) => DataType::Timestamp(TimeUnit::Millisecond, None),
+            (DataType::Timestamp(..), TimestampFormat::Rfc3339) => DataType::Utf8,
             (other, _) => other.clone(),
         };
         let fields: Vec<Field> =
@@ -80,10 +83,30 @@ fn written(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     if column.data_type() == to {
         return Ok(Arc::clone(column));
     }
-    match (column.data_type(), to) {
-        (DataType::Timestamp(..), DataType::Int64) => cast(&cast(column, &DataType::Timestamp(TimeUnit::Millisecond, None))?, to),
-        _ => cast(column, to),
+    if !matches!(column.data_type(), DataType::Timestamp(..)) {
+        return cast(column, to);
     }
+    let millis = cast(column, &DataType::Timestamp(TimeUnit::Millisecond, None))?;
+    if to == &DataType::Int64 { cast(&millis, to) } else { Ok(Arc::new(rfc3339(millis.as_primitive()))) }
+}
+
+/// Timestamps as text. Rows next to each other are often of the same window: a text is made once for them.
+fn rfc3339(times: &TimestampMillisecondArray) -> StringArray {
+    let (mut last, mut text) = (None, String::new());
+    let mut out = StringBuilder::with_capacity(times.len(), times.len() * RFC3339_LENGTH);
+    for time in times {
+        let Some(time) = time else {
+            out.append_null();
+            continue;
+        };
+        if last != Some(time) {
+            text.clear();
+            write_rfc3339(time, &mut text);
+            last = Some(time);
+        }
+        out.append_value(&text);
+    }
+    out.finish()
 }
 
 #[cfg(test)]
@@ -115,6 +138,19 @@ mod tests {
         );
         assert_eq!(text(&records[1].value), r#"{"user":null,"window_start":"1969-12-31T23:59:59.999Z","n":null,"x":null}"#);
         assert_eq!(records[0].key.as_deref().map(text), Some(r#"{"user":"a\"\n"}"#));
+    }
+
+    #[test]
+    fn timestamps_are_written_as_arrow_writes_them() {
+        // Each day around leap years, centuries and the ends of the four-digit years; then the odd ones.
+        let days = (-720_000i64..2_940_000).step_by(97).map(|d| d * 86_400_000 + d.rem_euclid(86_400_000));
+        let odd = [-1, 0, 951_782_399_999, 951_782_400_000, 4_107_542_399_999, -62_167_219_200_001, 253_402_300_800_000];
+        let times = TimestampMillisecondArray::from_iter(days.chain(odd).map(Some).chain([None]));
+        let options = arrow::util::display::FormatOptions::new().with_timestamp_format(Some(RFC3339_MILLIS));
+        let formatter = arrow::util::display::ArrayFormatter::try_new(&times, &options).unwrap();
+        for (i, text) in rfc3339(&times).iter().enumerate() {
+            assert_eq!(text.unwrap_or_default(), formatter.value(i).to_string(), "{:?}", times.value(i));
+        }
     }
 
     #[test]

@@ -104,6 +104,10 @@ impl Greatest {
     }
 }
 
+fn guest_equals(text: &str, other: &str) -> bool {
+    text == other
+}
+
 plugin! {
     name: "basics",
     version: env!("CARGO_PKG_VERSION"),
@@ -121,12 +125,21 @@ plugin! {
         /// The greatest value.
         guest_max: Greatest,
     ],
+    filters: [
+        /// Keeps rows whose text is another.
+        guest_equals,
+    ],
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use kindling_guest::testing::{self, Random, Rows};
+
+    #[test]
+    fn texts_are_compared() {
+        assert_eq!(testing::filter(plugin(), "guest_equals", &Rows::of(["ios", "web", ""]).constant("ios")), Ok(vec![true, false, false]));
+    }
 
     #[test]
     fn as_computed_by_hand() {

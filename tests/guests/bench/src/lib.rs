@@ -23,6 +23,26 @@ impl Average {
     }
 }
 
+state! {
+    #[derive(Default)]
+    struct Total { total: i64 }
+}
+
+impl Total {
+    fn update(&mut self, value: i64) {
+        self.total = self.total.wrapping_add(value);
+    }
+    fn update_text(&mut self, text: &str) {
+        self.update(text.len() as i64);
+    }
+    fn merge(&mut self, other: Self) {
+        self.update(other.total);
+    }
+    fn finish(&self) -> i64 {
+        self.total
+    }
+}
+
 fn bench_prefix(text: &str) -> bool {
     text.starts_with("user-1")
 }
@@ -37,6 +57,10 @@ plugin! {
     aggregates: [
         /// The arithmetic mean.
         bench_avg: Average,
+        /// The sum of whole numbers.
+        bench_sum: Total,
+        /// The bytes of texts.
+        bench_bytes: Total where update = Total::update_text,
     ],
     filters: [
         /// Keeps texts that start with `user-1`.
@@ -56,6 +80,8 @@ mod tests {
     #[test]
     fn they_compute_what_they_say() {
         assert_eq!(aggregate(plugin(), "bench_avg", &Rows::of([1.0, 2.0])), Ok(Some(1.5)));
+        assert_eq!(aggregate(plugin(), "bench_sum", &Rows::of([1i64, 2])), Ok(Some(3)));
+        assert_eq!(aggregate(plugin(), "bench_bytes", &Rows::of(["ab", "c"])), Ok(Some(3)));
         assert_eq!(filter(plugin(), "bench_prefix", &Rows::of(["user-1", "user-2"])), Ok(vec![true, false]));
         assert_eq!(scalar(plugin(), "bench_gcd", &Rows::of([12, 7]).constant(18)), Ok(vec![6, 1]));
         assert_eq!((gcd::gcd(1 << 40, 6 << 33), gcd::gcd(-4, 6)), (1 << 34, 2));

@@ -1,0 +1,240 @@
+//! What is run: workloads, the engines that run them, and what must come out.
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// `key|key|window start` to count.
+pub type Counts = BTreeMap<String, i64>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// Experiment assignments by experiment and variant, windows of a minute: one row in five.
+    Counts,
+    /// All events by name, windows of a minute.
+    Types,
+    /// As `Types`, of rows that a filter keeps: one in three.
+    Filter,
+    /// As `Counts`, windows of 5 minutes each 10 seconds.
+    Hopping,
+}
+
+impl Workload {
+    pub const ALL: [Self; 4] = [Self::Counts, Self::Types, Self::Filter, Self::Hopping];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counts => "counts",
+            Self::Types => "types",
+            Self::Filter => "filter",
+            Self::Hopping => "hopping",
+        }
+    }
+
+    pub fn named(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|w| w.name() == name).ok_or_else(|| format!("no workload `{name}`"))
+    }
+
+    /// Duration and slide, milliseconds.
+    pub fn window(self) -> (i64, i64) {
+        if self == Self::Hopping { (300_000, 10_000) } else { (60_000, 60_000) }
+    }
+
+    fn keys(self) -> [Option<&'static str>; 2] {
+        match self {
+            Self::Counts | Self::Hopping => [Some("experiment"), Some("variant")],
+            Self::Types | Self::Filter => [Some("name"), None],
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Loop,
+    Kindling,
+    KindlingGuest,
+    FlinkDataStream,
+    FlinkDataStreamExactlyOnce,
+    FlinkSql,
+    FlinkSqlExactlyOnce,
+    Streams,
+    StreamsExactlyOnce,
+}
+
+impl Engine {
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Loop => "hand-written loop",
+            Self::Kindling => "Kindling, built-in",
+            Self::KindlingGuest => "Kindling, guest",
+            Self::FlinkDataStream => "Flink DataStream",
+            Self::FlinkDataStreamExactlyOnce => "Flink DataStream, exactly-once",
+            Self::FlinkSql => "Flink SQL",
+            Self::FlinkSqlExactlyOnce => "Flink SQL, exactly-once",
+            Self::Streams => "Kafka Streams",
+            Self::StreamsExactlyOnce => "Kafka Streams, exactly-once",
+        }
+    }
+
+    /// Those that run `workload`; without the JVM's where `peers` is false.
+    pub fn of(workload: Workload, peers: bool) -> Vec<Self> {
+        let own = &[Self::Loop, Self::Kindling, Self::KindlingGuest];
+        let theirs: &[Self] = match workload {
+            Workload::Counts => &[
+                Self::FlinkDataStream,
+                Self::FlinkDataStreamExactlyOnce,
+                Self::FlinkSql,
+                Self::FlinkSqlExactlyOnce,
+                Self::Streams,
+                Self::StreamsExactlyOnce,
+            ],
+            _ => &[Self::FlinkDataStreamExactlyOnce, Self::StreamsExactlyOnce],
+        };
+        own.iter().chain(if peers { theirs } else { &[] }).copied().collect()
+    }
+}
+
+/// Where everything is.
+pub struct Place {
+    pub brokers: String,
+    pub topic: String,
+    pub rows: u64,
+    /// Of the repository.
+    pub root: PathBuf,
+    /// The `kindling` binary.
+    pub kindling: PathBuf,
+    /// The hand-written loop's binary.
+    pub hand_loop: PathBuf,
+    /// The peers' jars.
+    pub peers: PathBuf,
+    pub scratch: PathBuf,
+}
+
+impl Place {
+    /// The command that runs `workload` on `engine` and writes results to topic `out`.
+    pub fn command(&self, workload: Workload, engine: Engine, out: &str) -> Command {
+        match engine {
+            Engine::Loop => {
+                let mut command = Command::new(&self.hand_loop);
+                command.args([&self.brokers, &self.topic, workload.name()]);
+                command.arg(self.scratch.join(out));
+                command
+            }
+            Engine::Kindling | Engine::KindlingGuest => self.kindling(workload, engine == Engine::KindlingGuest, out),
+            Engine::FlinkDataStream => self.flink("datastream", workload, out, false),
+            Engine::FlinkDataStreamExactlyOnce => self.flink("datastream", workload, out, true),
+            Engine::FlinkSql => self.flink("sql", workload, out, false),
+            Engine::FlinkSqlExactlyOnce => self.flink("sql", workload, out, true),
+            Engine::Streams => self.streams(workload, out, "at_least_once"),
+            Engine::StreamsExactlyOnce => self.streams(workload, out, "exactly_once_v2"),
+        }
+    }
+
+    fn kindling(&self, workload: Workload, guest: bool, out: &str) -> Command {
+        let bench = self.root.join("tests/bench");
+        let mut command = Command::new(&self.kindling);
+        let kind = if guest { "-guest" } else { "" };
+        command.arg("run").arg(bench.join(format!("pipelines/{}{kind}.yaml", workload.name())));
+        command.arg("--until-end").arg("--plugins").arg(self.root.join("plugins"));
+        command.arg("--data-dir").arg(self.scratch.join("kindling"));
+        let sets = [
+            ("name", out),
+            ("source.parameters.brokers", &self.brokers),
+            ("source.parameters.topic", &self.topic),
+            ("sink.parameters.brokers", &self.brokers),
+            ("sink.parameters.topic", out),
+        ];
+        for (path, value) in sets {
+            command.arg("--set").arg(format!("{path}={value}"));
+        }
+        command
+    }
+
+    fn java(&self, project: &str, main: &str) -> Command {
+        let mut command = Command::new("java");
+        for package in ["java.util", "java.lang", "java.time"] {
+            command.arg(format!("--add-opens=java.base/{package}=ALL-UNNAMED"));
+        }
+        command.args([
+            "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
+            "-Xmx2g",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
+        ]);
+        let jars = self.peers.join(project);
+        command.arg("-cp").arg(format!("{0}/target/{project}-1.jar:{0}/lib/*", jars.display())).arg(main);
+        command
+    }
+
+    fn flink(&self, api: &str, workload: Workload, out: &str, exactly_once: bool) -> Command {
+        let mut command = self.java("flink", "FlinkJob");
+        command.args([api, workload.name(), &self.brokers, &self.topic, out, if exactly_once { "1000" } else { "0" }]);
+        command
+    }
+
+    fn streams(&self, workload: Workload, out: &str, guarantee: &str) -> Command {
+        let mut command = self.java("streams", "StreamsJob");
+        command.args([workload.name(), &self.brokers, &self.topic, out, guarantee]);
+        command.arg(self.scratch.join(format!("streams-{out}")));
+        command
+    }
+
+    /// What came out.
+    pub fn results(&self, workload: Workload, engine: Engine, out: &str) -> Result<Counts, Box<dyn Error>> {
+        match engine {
+            Engine::Loop => read_file(&self.scratch.join(out)),
+            _ => read_topic(&self.brokers, out, workload),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Counts, Box<dyn Error>> {
+    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+}
+
+/// The last committed count of each key and window: Kafka Streams writes a window more than once.
+fn read_topic(brokers: &str, topic: &str, workload: Workload) -> Result<Counts, Box<dyn Error>> {
+    let mut counts = Counts::new();
+    let mut add = |payload: &[u8]| -> Result<(), Box<dyn Error>> {
+        let row: serde_json::Value = serde_json::from_slice(payload)?;
+        let text = |key: Option<&str>| key.and_then(|k| row[k].as_str()).unwrap_or_default().to_owned();
+        let [a, b] = workload.keys().map(text);
+        let start = row["window_start"].as_i64().ok_or("window_start is not a number")?;
+        counts.insert(format!("{a}|{b}|{start}"), row["count"].as_i64().ok_or("count is not a number")?);
+        Ok(())
+    };
+    let consumer: BaseConsumer = committed(brokers)?;
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10))?;
+    let mut open = metadata.topics().first().map_or(0, |t| t.partitions().len());
+    let mut list = TopicPartitionList::new();
+    for partition in 0..open {
+        list.add_partition_offset(topic, partition as i32, Offset::Beginning)?;
+    }
+    consumer.assign(&list)?;
+    let started = Instant::now();
+    while open > 0 {
+        if started.elapsed() > Duration::from_secs(120) {
+            return Err(format!("{topic} has no end").into());
+        }
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => add(message.payload().unwrap_or_default())?,
+            Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+            _ => {}
+        }
+    }
+    Ok(counts)
+}
+
+/// A consumer of committed records that tells where a partition ends.
+pub fn committed(brokers: &str) -> Result<BaseConsumer, KafkaError> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", "bench-reader").set("isolation.level", "read_committed");
+    config.set("enable.partition.eof", "true").set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
+    config.set("fetch.wait.max.ms", "5").create()
+}

@@ -1,0 +1,78 @@
+//! From append to committed output: a job that passes one row in five on, at a steady rate, read by a `read_committed` consumer.
+
+use crate::events;
+use crate::job::{Place, committed};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+use std::error::Error;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Rows of the first seconds: start, first fetches, first pages of memory.
+const WARM_UP: Duration = Duration::from_secs(3);
+/// So long nothing came: all has come.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Prints p50, p99 and p99.9 in milliseconds.
+///
+/// # Errors
+/// What could not be run.
+pub fn measure(place: &Place, rate: u64, epoch: &str) -> Result<(), Box<dyn Error>> {
+    let topic = format!("bench-latency-{}-{epoch}", std::process::id());
+    let out = format!("{topic}-out");
+    events::create(&place.brokers, &topic, events::PARTITIONS)?;
+    events::create(&place.brokers, &out, events::PARTITIONS)?;
+    let mut command = Command::new(&place.kindling);
+    command.arg("run").arg(place.root.join("tests/bench/pipelines/pass.yaml")).args(["--epoch", epoch]);
+    command.arg("--data-dir").arg(place.scratch.join("kindling"));
+    for (path, value) in [
+        ("name", topic.as_str()),
+        ("source.parameters.brokers", &place.brokers),
+        ("source.parameters.topic", &topic),
+        ("sink.parameters.brokers", &place.brokers),
+        ("sink.parameters.topic", &out),
+    ] {
+        command.arg("--set").arg(format!("{path}={value}"));
+    }
+    let mut job = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let reader = place.brokers.clone();
+    let reading = std::thread::spawn(move || read(&reader, &out).map_err(|e| e.to_string()));
+    events::steady(&place.brokers, &topic, place.rows, rate)?;
+    let mut delays = reading.join().map_err(|_| "the reader panicked")??;
+    job.kill()?;
+    job.wait()?;
+    delays.sort_unstable();
+    let at = |share: f64| delays.get((delays.len() as f64 * share) as usize).copied().unwrap_or(-1);
+    println!(
+        "{} rows at {rate} a second, epochs of {epoch}: append to committed output, ms: p50 {}, p99 {}, p99.9 {}, most {} ({} outputs)",
+        place.rows,
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        delays.last().copied().unwrap_or(-1),
+        delays.len()
+    );
+    Ok(())
+}
+
+/// Milliseconds between each row's event time, which is when it was appended, and its arrival here.
+fn read(brokers: &str, topic: &str) -> Result<Vec<i64>, Box<dyn Error>> {
+    let consumer: BaseConsumer = committed(brokers)?;
+    let mut list = TopicPartitionList::new();
+    for partition in 0..events::PARTITIONS as i32 {
+        list.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    consumer.assign(&list)?;
+    let (mut delays, mut first, mut last) = (Vec::new(), None, Instant::now());
+    while first.is_none() || last.elapsed() < QUIET {
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
+        last = Instant::now();
+        if first.get_or_insert(last).elapsed() < WARM_UP {
+            continue;
+        }
+        let row: serde_json::Value = serde_json::from_slice(message.payload().unwrap_or_default())?;
+        delays.push(kindling::time::now_ms() - row["st"].as_i64().ok_or("st is no number")?);
+    }
+    Ok(delays)
+}

@@ -1,0 +1,181 @@
+//! Kindling beside a hand-written loop, Apache Flink and Kafka Streams, on the same topic; `tests/bench/run` calls this.
+//!
+//!     bench fill    --brokers B --topic T --rows N [--partitions P]
+//!     bench run     --brokers B --topic T --rows N --root DIR --loop BINARY --broker-pid PID --peers DIR [--rounds R] [--workloads a,b] [--no-peers]
+//!     bench latency --brokers B --root DIR --rows N --rate R [--epochs 100ms,20ms]
+//!     bench scaling --brokers B --root DIR --rows N
+//!
+//! Measured: a process from its start to its end: wall time, CPU (user and system, with all its threads), peak memory, and the broker's CPU
+//! meanwhile. Runs are interleaved, so that a machine that slows down slows all of them; what is compared are ratios within one round.
+//! Not measured: what is not on this machine (a network, other brokers, other tenants).
+#![allow(unsafe_code)] // wait4.
+
+mod events;
+mod job;
+mod latency;
+mod measure;
+
+use job::{Counts, Engine, Place, Workload};
+use measure::{Run, median, spread};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::PathBuf;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// `--name value` pairs, and flags with nothing behind them.
+struct Options(BTreeMap<String, String>);
+
+impl Options {
+    fn parse(args: &[String]) -> Outcome<Self> {
+        let mut options = BTreeMap::new();
+        let mut args = args.iter().peekable();
+        while let Some(name) = args.next() {
+            let name = name.strip_prefix("--").ok_or_else(|| format!("`{name}` is no option"))?;
+            let value = args.next_if(|a| !a.starts_with("--")).cloned().unwrap_or_default();
+            options.insert(name.to_owned(), value);
+        }
+        Ok(Self(options))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    fn text(&self, name: &str) -> Outcome<&str> {
+        self.0.get(name).map(String::as_str).ok_or_else(|| format!("--{name} is missing").into())
+    }
+
+    fn or<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
+        self.0.get(name).map_or(default, String::as_str)
+    }
+
+    fn number(&self, name: &str) -> Outcome<u64> {
+        Ok(self.text(name)?.parse().map_err(|e| format!("--{name}: {e}"))?)
+    }
+
+    fn place(&self, topic: &str) -> Outcome<Place> {
+        let root = PathBuf::from(self.text("root")?);
+        let own = std::env::current_exe()?;
+        let release = own.parent().and_then(|p| p.parent()).ok_or("no folder of binaries")?;
+        let scratch = std::env::temp_dir().join(format!("kindling-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&scratch)?;
+        Ok(Place {
+            brokers: self.text("brokers")?.into(),
+            topic: topic.into(),
+            rows: self.number("rows")?,
+            kindling: release.join("kindling"),
+            hand_loop: PathBuf::from(self.or("loop", "")),
+            peers: PathBuf::from(self.or("peers", "")),
+            root,
+            scratch,
+        })
+    }
+}
+
+fn main() -> Outcome<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = args.split_first().ok_or("say what to do: see the head of host/examples/bench/main.rs")?;
+    let options = Options::parse(rest)?;
+    match command.as_str() {
+        "fill" => {
+            let partitions = options.or("partitions", "4").parse()?;
+            events::fill(options.text("brokers")?, options.text("topic")?, options.number("rows")?, partitions)
+        }
+        "run" => run(&options),
+        "scaling" => scaling(&options),
+        "latency" => {
+            let place = options.place("")?;
+            for epoch in options.or("epochs", "100ms,20ms").split(',') {
+                latency::measure(&place, options.number("rate")?, epoch)?;
+            }
+            Ok(std::fs::remove_dir_all(&place.scratch)?)
+        }
+        other => Err(format!("`{other}`: no such command").into()),
+    }
+}
+
+/// All engines in turn, in rounds; then a table a workload.
+fn run(options: &Options) -> Outcome<()> {
+    let place = options.place(options.text("topic")?)?;
+    let rounds: u32 = options.or("rounds", "3").parse()?;
+    let broker: u32 = options.or("broker-pid", "0").parse()?;
+    let names = options.or("workloads", "counts,types,filter,hopping");
+    let workloads = names.split(',').map(Workload::named).collect::<Result<Vec<_>, _>>()?;
+    for workload in workloads {
+        let engines = Engine::of(workload, !options.has("no-peers"));
+        let mut runs: Vec<Vec<Run>> = vec![Vec::new(); engines.len()];
+        for round in 0..rounds {
+            let mut expected: Option<Counts> = None;
+            for (engine, runs) in engines.iter().zip(&mut runs) {
+                let out = format!("bench-{}-{}-{round}-{:?}", workload.name(), std::process::id(), engine).to_lowercase();
+                eprintln!("{}, round {}: {}", workload.name(), round + 1, engine.title());
+                if *engine != Engine::Loop {
+                    events::create(&place.brokers, &out, events::PARTITIONS)?;
+                }
+                let run = measure::run(&mut place.command(workload, *engine, &out), broker)?;
+                let results = place.results(workload, *engine, &out)?;
+                check(engine.title(), &results, expected.get_or_insert_with(|| results.clone()))?;
+                runs.push(run);
+            }
+        }
+        table(workload, &engines, &runs, place.rows);
+    }
+    Ok(std::fs::remove_dir_all(&place.scratch)?)
+}
+
+/// Equal work: the same windows with the same counts as the loop's.
+fn check(title: &str, results: &Counts, expected: &Counts) -> Outcome<()> {
+    let differ = expected.iter().find(|(k, v)| results.get(*k) != Some(v));
+    if let Some((key, count)) = differ {
+        return Err(format!("{title}: {key} is {:?}, the loop counted {count}", results.get(key)).into());
+    }
+    if results.len() != expected.len() {
+        return Err(format!("{title}: {} results, the loop has {}", results.len(), expected.len()).into());
+    }
+    Ok(())
+}
+
+fn table(workload: Workload, engines: &[Engine], runs: &[Vec<Run>], rows: u64) {
+    let million = rows as f64 / 1e6;
+    let (duration, slide) = workload.window();
+    println!("\n{}: {million} million rows, windows of {} s each {} s", workload.name(), duration / 1_000, slide / 1_000);
+    println!("| | CPU s per million rows | against the loop (spread) | rows/s | peak memory | broker CPU s per million |");
+    println!("|---|---|---|---|---|---|");
+    for (engine, own) in engines.iter().zip(runs) {
+        let of = |value: &dyn Fn(&Run) -> f64| own.iter().map(value).collect::<Vec<f64>>();
+        let ratios: Vec<f64> = own.iter().zip(&runs[0]).map(|(r, hand)| r.cpu / hand.cpu).collect();
+        let (low, high) = spread(&ratios);
+        println!(
+            "| {} | {:.2} | {:.2} ({low:.2} to {high:.2}) | {:.2} M | {:.0} MB | {:.2} |",
+            engine.title(),
+            median(&of(&|r| r.cpu)) / million,
+            median(&ratios),
+            million / median(&of(&|r| r.wall)),
+            of(&|r| r.peak).iter().fold(0.0, |a: f64, b| a.max(*b)) / 1e6,
+            median(&of(&|r| r.broker)) / million,
+        );
+    }
+}
+
+/// The counts over 1, 2 and 4 partitions on 1 and 2 cores.
+fn scaling(options: &Options) -> Outcome<()> {
+    println!("| partitions | cores | rows/s | CPU s per million rows |\n|---|---|---|---|");
+    for partitions in [1, 2, 4] {
+        let topic = format!("bench-scaling-{partitions}-{}", std::process::id());
+        let place = options.place(&topic)?;
+        events::fill(&place.brokers, &topic, place.rows, partitions)?;
+        for cores in [1, 2] {
+            let out = format!("{topic}-out-{cores}");
+            events::create(&place.brokers, &out, partitions)?;
+            let plain = place.command(Workload::Counts, Engine::Kindling, &out);
+            let mut pinned = std::process::Command::new("taskset");
+            pinned.args(["-c", if cores == 1 { "0" } else { "0,1" }]).arg(plain.get_program()).args(plain.get_args());
+            let run = measure::run(&mut pinned, 0)?;
+            let million = place.rows as f64 / 1e6;
+            println!("| {partitions} | {cores} | {:.2} M | {:.2} |", million / run.wall, run.cpu / million);
+        }
+        std::fs::remove_dir_all(&place.scratch)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! The hand-written loop: drains the topic, parses with sonic-rs, and counts in a hash map, in one thread. No watermarks, no state that
+//! outlives it, no output to Kafka: what a careful programmer writes in an afternoon.
+//!
+//!     bench-loop BROKERS TOPIC counts|types|filter|hopping|drain OUT_FILE
+
+use ahash::AHashMap;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka_sys as sys;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::ptr;
+use std::time::Duration;
+
+/// Messages taken from librdkafka's queue at once.
+const BATCH: usize = 10_000;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// `key|key|window start` to count.
+type Counts = BTreeMap<String, i64>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Workload {
+    Drain,
+    Counts,
+    Types,
+    Filter,
+    Hopping,
+}
+
+impl Workload {
+    fn named(name: &str) -> Result<Self, String> {
+        Ok(match name {
+            "drain" => Self::Drain,
+            "counts" => Self::Counts,
+            "types" => Self::Types,
+            "filter" => Self::Filter,
+            "hopping" => Self::Hopping,
+            other => return Err(format!("no workload `{other}`")),
+        })
+    }
+
+    /// Duration and slide, milliseconds.
+    fn window(self) -> (i64, i64) {
+        if self == Self::Hopping { (300_000, 10_000) } else { (60_000, 60_000) }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Event<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    experiment: Cow<'a, str>,
+    #[serde(borrow)]
+    variant: Cow<'a, str>,
+    #[serde(borrow)]
+    platform: Cow<'a, str>,
+    st: i64,
+}
+
+/// Counts by key and window start.
+#[derive(Default)]
+struct Tally {
+    by_key: AHashMap<(String, String, i64), i64>,
+}
+
+impl Tally {
+    fn add(&mut self, workload: Workload, bytes: &[u8]) -> Result<(), sonic_rs::Error> {
+        let event: Event<'_> = sonic_rs::from_slice(bytes)?;
+        let (_, slide) = workload.window();
+        // Windows are whole numbers of slides.
+        let pane = event.st.div_euclid(slide) * slide;
+        let key = match workload {
+            Workload::Types => (event.name.into_owned(), String::new(), pane),
+            Workload::Filter if event.platform != "ios" => return Ok(()),
+            Workload::Filter => (event.name.into_owned(), String::new(), pane),
+            _ if event.name != "Experiment.assign" => return Ok(()),
+            _ => (event.experiment.into_owned(), event.variant.into_owned(), pane),
+        };
+        *self.by_key.entry(key).or_default() += 1;
+        Ok(())
+    }
+
+    /// Panes to windows.
+    fn finish(self, workload: Workload) -> Counts {
+        let (duration, slide) = workload.window();
+        let mut counts = Counts::new();
+        for ((a, b, pane), n) in self.by_key {
+            for window in (0..duration / slide).map(|i| pane - i * slide) {
+                *counts.entry(format!("{a}|{b}|{window}")).or_default() += n;
+            }
+        }
+        counts
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [brokers, topic, workload, out] = args.as_slice() else { return Err("see the head of the source".into()) };
+    let counts = run(brokers, topic, Workload::named(workload)?)?;
+    Ok(std::fs::write(out, serde_json::to_vec(&counts)?)?)
+}
+
+/// Reads the topic to what is its end now.
+fn run(brokers: &str, topic: &str, workload: Workload) -> Result<Counts, Box<dyn Error>> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", "hand-loop").set("enable.auto.commit", "false");
+    config.set("fetch.queue.backoff.ms", "10").set("queued.min.messages", "100000").set("check.crcs", "false");
+    let consumer: BaseConsumer = config.create()?;
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10))?;
+    let (mut list, mut total) = (TopicPartitionList::new(), 0u64);
+    for partition in 0..metadata.topics().first().map_or(0, |t| t.partitions().len()) as i32 {
+        let (low, high) = consumer.fetch_watermarks(topic, partition, Duration::from_secs(10))?;
+        total += (high - low) as u64;
+        list.add_partition_offset(topic, partition, Offset::Offset(low))?;
+    }
+    consumer.assign(&list)?;
+    let (mut tally, mut rows) = (Tally::default(), 0u64);
+    let mut messages: Vec<*mut sys::rd_kafka_message_t> = vec![ptr::null_mut(); BATCH];
+    // SAFETY: the queue is this consumer's; librdkafka fills the first `n` places with messages that are read, then destroyed once.
+    unsafe {
+        let queue = sys::rd_kafka_queue_get_consumer(consumer.client().native_ptr());
+        while rows < total {
+            let n = sys::rd_kafka_consume_batch_queue(queue, 100, messages.as_mut_ptr(), BATCH);
+            for message in &messages[..usize::try_from(n)?] {
+                let raw = &**message;
+                if raw.err == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                    rows += 1;
+                    if workload != Workload::Drain {
+                        tally.add(workload, std::slice::from_raw_parts(raw.payload.cast(), raw.len))?;
+                    }
+                }
+                sys::rd_kafka_message_destroy(*message);
+            }
+        }
+        sys::rd_kafka_queue_destroy(queue);
+    }
+    Ok(tally.finish(workload))
+}
