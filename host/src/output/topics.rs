@@ -59,12 +59,17 @@ pub fn create_with(
         new = new.set(name, value);
     }
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
-    let made = futures_executor(admin.create_topics(&[new], &options));
-    match made.map_err(|e| unreachable(properties, &format!("topic {topic} can't be made"), &e))?.pop() {
-        Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => {
-            return Err(CommitError::Config(format!("topic {topic} can't be made: {code}")));
+    let started = Instant::now();
+    loop {
+        let made = futures_executor(admin.create_topics([&new], &options));
+        let refused = match made.map_err(|e| unreachable(properties, &format!("topic {topic} can't be made"), &e))?.pop() {
+            Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => code,
+            _ => break,
+        };
+        if !passes(refused) || started.elapsed() > PATIENCE {
+            return Err(CommitError::Config(format!("topic {topic} can't be made: {refused}")));
         }
-        _ => {}
+        std::thread::sleep(PAUSE);
     }
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
@@ -107,6 +112,12 @@ pub fn check(
     Err(CommitError::Config(format!(
         "topic {topic} has {setting}={found} and must have {setting}={value}, or state would be lost"
     )))
+}
+
+/// Whether a cluster that has just started answers so, before all of its brokers are known to its controller.
+fn passes(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{BrokerNotAvailable, InvalidReplicationFactor, LeaderNotAvailable, NotController, RequestTimedOut};
+    matches!(code, InvalidReplicationFactor | NotController | LeaderNotAvailable | BrokerNotAvailable | RequestTimedOut)
 }
 
 /// How many partitions the topic has, when all of them have a leader.
