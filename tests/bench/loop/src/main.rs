@@ -49,14 +49,29 @@ impl Workload {
     }
 }
 
+/// What each workload needs of an event, and no more.
 #[derive(serde::Deserialize)]
-struct Event<'a> {
+struct Assignment<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
     #[serde(borrow)]
     experiment: Cow<'a, str>,
     #[serde(borrow)]
     variant: Cow<'a, str>,
+    st: i64,
+}
+
+#[derive(serde::Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    st: i64,
+}
+
+#[derive(serde::Deserialize)]
+struct Device<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
     #[serde(borrow)]
     platform: Cow<'a, str>,
     st: i64,
@@ -70,16 +85,29 @@ struct Tally {
 
 impl Tally {
     fn add(&mut self, workload: Workload, bytes: &[u8]) -> Result<(), sonic_rs::Error> {
-        let event: Event<'_> = sonic_rs::from_slice(bytes)?;
         let (_, slide) = workload.window();
         // Windows are whole numbers of slides.
-        let pane = event.st.div_euclid(slide) * slide;
+        let pane = |st: i64| st.div_euclid(slide) * slide;
         let key = match workload {
-            Workload::Types => (event.name.into_owned(), String::new(), pane),
-            Workload::Filter if event.platform != "ios" => return Ok(()),
-            Workload::Filter => (event.name.into_owned(), String::new(), pane),
-            _ if event.name != "Experiment.assign" => return Ok(()),
-            _ => (event.experiment.into_owned(), event.variant.into_owned(), pane),
+            Workload::Drain => return Ok(()),
+            Workload::Types => {
+                let event: Named<'_> = sonic_rs::from_slice(bytes)?;
+                (event.name.into_owned(), String::new(), pane(event.st))
+            }
+            Workload::Filter => {
+                let event: Device<'_> = sonic_rs::from_slice(bytes)?;
+                if event.platform != "ios" {
+                    return Ok(());
+                }
+                (event.name.into_owned(), String::new(), pane(event.st))
+            }
+            Workload::Counts | Workload::Hopping => {
+                let event: Assignment<'_> = sonic_rs::from_slice(bytes)?;
+                if event.name != "Experiment.assign" {
+                    return Ok(());
+                }
+                (event.experiment.into_owned(), event.variant.into_owned(), pane(event.st))
+            }
         };
         *self.by_key.entry(key).or_default() += 1;
         Ok(())
@@ -130,9 +158,7 @@ fn run(brokers: &str, topic: &str, workload: Workload) -> Result<Counts, Box<dyn
                 let raw = &**message;
                 if raw.err == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
                     rows += 1;
-                    if workload != Workload::Drain {
-                        tally.add(workload, std::slice::from_raw_parts(raw.payload.cast(), raw.len))?;
-                    }
+                    tally.add(workload, std::slice::from_raw_parts(raw.payload.cast(), raw.len))?;
                 }
                 sys::rd_kafka_message_destroy(*message);
             }

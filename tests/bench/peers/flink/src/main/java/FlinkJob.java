@@ -33,12 +33,22 @@ public class FlinkJob {
         public long st;
     }
 
+    /** Only the filter's workload reads the platform. */
+    @JsonIgnoreProperties(value = "platform", ignoreUnknown = true)
+    public static class WithoutPlatform {}
+
     public static class Parse extends AbstractDeserializationSchema<Event> {
+        private final boolean platform;
         private transient ObjectReader reader;
+
+        Parse(boolean platform) {
+            this.platform = platform;
+        }
 
         @Override
         public void open(InitializationContext context) {
-            reader = new ObjectMapper().registerModule(new BlackbirdModule()).readerFor(Event.class);
+            ObjectMapper mapper = new ObjectMapper().registerModule(new BlackbirdModule());
+            reader = (platform ? mapper : mapper.addMixIn(Event.class, WithoutPlatform.class)).readerFor(Event.class);
         }
 
         @Override
@@ -88,7 +98,7 @@ public class FlinkJob {
         KafkaSource<Event> source = KafkaSource.<Event>builder()
                 .setBootstrapServers(brokers).setTopics(topic).setGroupId(out)
                 .setStartingOffsets(OffsetsInitializer.earliest()).setBounded(OffsetsInitializer.latest())
-                .setProperty("check.crcs", "false").setValueOnlyDeserializer(new Parse()).build();
+                .setProperty("check.crcs", "false").setValueOnlyDeserializer(new Parse(workload.equals("filter"))).build();
         KafkaSink<String> sink = KafkaSink.<String>builder()
                 .setBootstrapServers(brokers)
                 .setDeliveryGuarantee(exactlyOnce ? DeliveryGuarantee.EXACTLY_ONCE : DeliveryGuarantee.AT_LEAST_ONCE)
