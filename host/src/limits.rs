@@ -33,7 +33,7 @@ impl Default for JobLimits {
     fn default() -> Self {
         Self {
             epoch_time: Duration::from_millis(100),
-            epoch_rows: 262_144,
+            epoch_rows: 131_072,
             epoch_bytes: 64 << 20,
             batch_rows: 8_192,
             isolated_rows: 256,
@@ -86,9 +86,9 @@ pub const STDIN_CHUNKS: usize = 16;
 pub const STDIN_CHUNK_BYTES: usize = 256 << 10;
 
 /// Bytes that a Kafka source reads ahead over all its partitions; past it librdkafka stops fetching.
-pub const PREFETCH_BYTES: usize = 128 << 20;
+pub const PREFETCH_BYTES: usize = 32 << 20;
 /// Least and most bytes that are read ahead of one partition, whatever their number.
-pub const PREFETCH_PARTITION_BYTES: (usize, usize) = (2 << 20, 64 << 20);
+pub const PREFETCH_PARTITION_BYTES: (usize, usize) = (1 << 20, 32 << 20);
 /// How long a question to a Kafka broker (partitions, offsets) is asked again before it is an error: a broker that has just started
 /// answers "not leader" for about a second.
 pub const KAFKA_ASK: Duration = Duration::from_secs(10);

@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 const STEP_TIME: Duration = Duration::from_secs(60);
 /// How long the broker may take to abort; what it does not do then is done by the next start.
 const ABORT_TIME: Duration = Duration::from_secs(5);
-/// One poll while deliveries are awaited.
-const POLL: Duration = Duration::from_millis(1);
+/// Between two looks at the deliveries that are awaited.
+const PAUSE: Duration = Duration::from_micros(250);
 
 /// What delivery reports said since the transaction began.
 #[derive(Default)]
@@ -132,7 +132,7 @@ impl Transactions {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) || started.elapsed() > STEP_TIME {
                 return Err(classify(topic, &error));
             }
-            self.producer.poll(POLL);
+            self.wait();
             record = back;
         }
         Ok(())
@@ -143,6 +143,16 @@ impl Transactions {
         self.producer.poll(Duration::ZERO);
     }
 
+    /// Serves delivery reports, or lets a moment pass where there is none. Not by a poll with a timeout: rdkafka's spins through its last
+    /// millisecond.
+    fn wait(&self) {
+        let before = self.producer.in_flight_count();
+        self.poll();
+        if self.producer.in_flight_count() == before {
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     /// Commits; says where the records of the watched topic went.
     ///
     /// # Errors
@@ -150,7 +160,7 @@ impl Transactions {
     pub fn commit(&self, offsets: Option<(&TopicPartitionList, &ConsumerGroupMetadata)>) -> Result<Place, CommitError> {
         let started = Instant::now();
         while self.producer.in_flight_count() > 0 && self.producer.context().lock().failed.is_none() {
-            self.producer.poll(POLL);
+            self.wait();
             if started.elapsed() > STEP_TIME {
                 return Err(CommitError::Aborted("records were not delivered within 60 s".into()));
             }
@@ -184,7 +194,7 @@ impl Transactions {
             match call(&self.producer) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(e)) if e.is_retriable() && started.elapsed() < STEP_TIME => {
-                    self.producer.poll(POLL);
+                    self.wait();
                 }
                 Err(error) => return Err(classify(what, &error)),
             }

@@ -8,7 +8,7 @@
 //! `[[[[...` ends the process) and takes `\u` with any four characters after it, and it can't give the text of a number.
 
 use super::paths::{Paths, ROOT};
-use super::scan::plain_bytes;
+use super::scan::{leading_digits, plain_bytes};
 use crate::limits::JSON_DEPTH_MAX;
 
 /// What stands at a path.
@@ -85,6 +85,13 @@ impl Scanner<'_> {
     #[inline(always)]
     fn skip_space(&mut self) {
         // Most JSON of machines has no space at all.
+        if self.peek() <= b' ' {
+            self.skip_some_space();
+        }
+    }
+
+    #[inline(never)]
+    fn skip_some_space(&mut self) {
         while matches!(self.peek(), b' ' | b'\t' | b'\n' | b'\r') {
             self.at += 1;
         }
@@ -368,6 +375,13 @@ impl Scanner<'_> {
 
     #[inline(always)]
     fn digits(&mut self) {
+        while let Some(chunk) = self.bytes[self.at..].first_chunk::<8>() {
+            let digits = leading_digits(u64::from_le_bytes(*chunk));
+            self.at += digits;
+            if digits < 8 {
+                return;
+            }
+        }
         while self.peek().is_ascii_digit() {
             self.at += 1;
         }

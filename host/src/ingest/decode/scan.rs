@@ -57,9 +57,34 @@ fn first_special(chunk: &[u8; LANES]) -> usize {
     (marks.trailing_zeros() / 8) as usize
 }
 
+/// How many of eight bytes, the first in the lowest place, are digits before the first that is none.
+#[inline(always)]
+pub(super) fn leading_digits(word: u64) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    // Digits become 0 to 9, all else more: adding 0x76 takes that to the top bit. What carries on comes after the first mark.
+    let value = word ^ (ONES * b'0' as u64);
+    let marks = (value.wrapping_add(ONES * 0x76) | value) & (ONES * 0x80);
+    (marks.trailing_zeros() / 8) as usize
+}
+
 #[cfg(test)]
 mod tests {
-    use super::plain_bytes;
+    use super::{leading_digits, plain_bytes};
+
+    #[test]
+    fn digits_before_every_byte_at_every_place() {
+        for byte in 0..=255u8 {
+            for at in 0..8 {
+                for after in [b'0', b'9', 0, 0xff] {
+                    let mut text = [after; 8];
+                    text[..at].fill(b'9');
+                    text[at] = byte;
+                    let expected = text.iter().take_while(|b| b.is_ascii_digit()).count();
+                    assert_eq!(leading_digits(u64::from_le_bytes(text)), expected, "{text:?}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_byte_at_every_place() {

@@ -16,7 +16,9 @@ const DEFAULTS: [(&[&str], &str); 6] = [
     (&["fetch.queue.backoff.ms"], "10"),
     (&["fetch.wait.max.ms"], "50"),
     (&["fetch.message.max.bytes", "max.partition.fetch.bytes"], "1048576"),
-    (&["queued.min.messages"], "100000"),
+    // Records of a partition that are fetched ahead of the workers: an epoch's share, and no more, since a record waits with 400 bytes of
+    // librdkafka's own.
+    (&["queued.min.messages"], "20000"),
 ];
 
 /// What a job depends on, and what to say to a user who wants it otherwise.
@@ -96,8 +98,8 @@ mod tests {
         assert_eq!(config.get("isolation.level"), Some("read_uncommitted"));
         assert_eq!((config.get("fetch.message.max.bytes"), config.get("max.partition.fetch.bytes")), (None, Some("7")));
         assert_eq!((config.get("fetch.queue.backoff.ms"), config.get("auto.offset.reset")), (Some("10"), Some("error")));
-        assert_eq!(config.get("queued.max.messages.kbytes"), Some("32768"));
-        assert_eq!(with(&[], 10_000).unwrap().get("queued.max.messages.kbytes"), Some("2048"));
+        assert_eq!(config.get("queued.max.messages.kbytes"), Some("8192"));
+        assert_eq!(with(&[], 10_000).unwrap().get("queued.max.messages.kbytes"), Some("1024"));
         assert!(with(&[("enable.auto.commit", "false"), ("group.id", "g")], 1).is_ok());
         let error = with(&[("auto.offset.reset", "earliest")], 1).unwrap_err().to_string();
         assert!(error.contains("`auto.offset.reset` is `earliest`") && error.contains("startingOffsets"), "{error}");
