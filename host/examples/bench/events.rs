@@ -110,7 +110,9 @@ pub fn steady(brokers: &str, topic: &str, rows: u64, per_second: u64) -> Result<
     let (mut random, mut value, started) = (Random(7), Vec::with_capacity(512), std::time::Instant::now());
     for n in 0..rows {
         while n > (started.elapsed().as_secs_f64() * per_second as f64) as u64 {
-            producer.poll(Duration::from_millis(1));
+            // `poll` with less than 2 ms spins.
+            std::thread::sleep(Duration::from_millis(1));
+            producer.poll(Duration::ZERO);
         }
         value.clear();
         let user = write_event(&mut value, &mut random, kindling::time::now_ms() as u64)?;

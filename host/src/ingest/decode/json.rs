@@ -1,6 +1,7 @@
 //! One checked pass over a JSON document (RFC 8259) that notes where the wanted values stand.
 //!
 //! In: bytes known to be UTF-8, the wanted [`Paths`]. Out: a [`Slot`] for each wanted path, or the first [`Fault`].
+//! Where no string has escapes, which is usual, all quotes are marked first, and a string is skipped in one step.
 //! Invariants: every byte of the document is checked, also after the last wanted value; nesting is bounded by
 //! [`JSON_DEPTH_MAX`]; nothing is copied and nothing is allocated.
 //!
@@ -8,7 +9,7 @@
 //! `[[[[...` ends the process) and takes `\u` with any four characters after it, and it can't give the text of a number.
 
 use super::paths::{Paths, ROOT};
-use super::scan::{leading_digits, plain_bytes};
+use super::scan::{leading_digits, mark_quotes, next_quote, plain_bytes};
 use crate::limits::JSON_DEPTH_MAX;
 
 /// What stands at a path.
@@ -52,25 +53,37 @@ pub(super) struct Fault {
 
 type Checked<T> = Result<T, Fault>;
 
-/// Reads `document` (UTF-8, less than 4 GiB) and fills the slots of `paths`.
-pub(super) fn read(document: &[u8], paths: &mut Paths) -> Checked<()> {
+/// Longer documents are read without marks, which take an eighth of their length.
+const MARKED_BYTES_MAX: usize = 1 << 20;
+
+/// Reads `document` (UTF-8, less than 4 GiB) and fills the slots of `paths`. `quotes` is room for marks.
+pub(super) fn read(document: &[u8], paths: &mut Paths, quotes: &mut Vec<u8>) -> Checked<()> {
+    if document.len() <= MARKED_BYTES_MAX && mark_quotes(document, quotes) {
+        read_with(Scanner::<true> { bytes: document, quotes, at: 0 }, paths)
+    } else {
+        read_with(Scanner::<false> { bytes: document, quotes: &[], at: 0 }, paths)
+    }
+}
+
+fn read_with<const MARKED: bool>(mut scanner: Scanner<'_, MARKED>, paths: &mut Paths) -> Checked<()> {
     paths.start_document();
-    let mut scanner = Scanner { bytes: document, at: 0 };
     scanner.skip_space();
     scanner.wanted(paths, ROOT, 0)?;
     scanner.skip_space();
-    if scanner.at < document.len() {
+    if scanner.at < scanner.bytes.len() {
         return Err(scanner.fault("something follows the JSON value"));
     }
     Ok(())
 }
 
-struct Scanner<'a> {
+/// `MARKED`: a string ends at the next quote, and `quotes` says where that is.
+struct Scanner<'a, const MARKED: bool> {
     bytes: &'a [u8],
+    quotes: &'a [u8],
     at: usize,
 }
 
-impl Scanner<'_> {
+impl<const MARKED: bool> Scanner<'_, MARKED> {
     #[cold]
     fn fault(&self, what: &'static str) -> Fault {
         Fault { at: self.at, what: if self.at >= self.bytes.len() { "the text ends in the middle of a value" } else { what } }
@@ -285,6 +298,11 @@ impl Scanner<'_> {
     #[inline(always)]
     fn string(&mut self) -> Checked<bool> {
         self.at += 1;
+        if MARKED {
+            let end = next_quote(self.quotes, self.at);
+            self.at = end.map_or(self.bytes.len(), |end| end + 1);
+            return if end.is_some() { Ok(false) } else { Err(self.fault("")) };
+        }
         let mut escaped = false;
         loop {
             self.at += plain_bytes(&self.bytes[self.at..]);

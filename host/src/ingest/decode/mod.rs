@@ -70,6 +70,7 @@ pub struct Decoder {
     key: Document,
     cells: Vec<Cell>,
     scratch: String,
+    quotes: Vec<u8>,
     rows: Vec<u32>,
 }
 
@@ -107,6 +108,7 @@ impl Decoder {
             cells: vec![Cell::Null; fields.len()],
             fields: fields.to_vec(),
             scratch: String::new(),
+            quotes: Vec::new(),
             rows: Vec::new(),
         }
     }
@@ -142,13 +144,13 @@ impl Decoder {
     /// Fills the cells of one record; gives the texts of its key and value, which cells point into.
     fn read<'a>(&mut self, raw: &RawBatch, row: usize, record: &Record<'a>) -> Result<(&'a str, &'a str), String> {
         self.scratch.clear();
-        let (cells, scratch) = (&mut self.cells, &mut self.scratch);
+        let (cells, scratch, quotes) = (&mut self.cells, &mut self.scratch, &mut self.quotes);
         let (mut key, mut value) = ("", "");
         if !self.key.wanted.is_empty() {
-            key = document(&mut self.key, record.key, "key", &self.fields, cells, scratch)?;
+            key = document(&mut self.key, record.key, "key", &self.fields, cells, scratch, quotes)?;
         }
         if !self.value.wanted.is_empty() {
-            value = document(&mut self.value, record.value, "value", &self.fields, cells, scratch)?;
+            value = document(&mut self.value, record.value, "value", &self.fields, cells, scratch, quotes)?;
         }
         for (cell, field) in cells.iter_mut().zip(&self.fields) {
             *cell = match &field.from {
@@ -188,13 +190,14 @@ fn document<'a>(
     fields: &[DecodeField],
     cells: &mut [Cell],
     scratch: &mut String,
+    quotes: &mut Vec<u8>,
 ) -> Result<&'a str, String> {
     let bytes = bytes.ok_or_else(|| format!("the record has no {what}"))?;
     let text = text(bytes, what)?;
     if u32::try_from(bytes.len()).is_err() {
         return Err(format!("the {what} is longer than 4 GiB"));
     }
-    json::read(bytes, &mut of.paths)
+    json::read(bytes, &mut of.paths, quotes)
         .map_err(|fault| format!("broken JSON in the {what} at byte {}: {}", fault.at, fault.what))?;
     for (i, &(column, output)) in of.wanted.iter().enumerate() {
         let slot = of.paths.slot(i);

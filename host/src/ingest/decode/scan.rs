@@ -1,7 +1,59 @@
-//! Where a JSON string's plain bytes end, many at a time.
+//! Where strings of JSON end, many bytes at a time.
 //!
 //! `unsafe` because Rust asks for it around SSE2 instructions; they work on values here, never on memory.
 #![allow(unsafe_code)]
+
+/// Notes in `quotes`, a bit a byte, where the quotes of `document` stand, with a word of zeros behind. False, and nothing noted, when a
+/// string may end elsewhere than at the next quote: where there are backslashes, or bytes that no string has.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn mark_quotes(document: &[u8], quotes: &mut Vec<u8>) -> bool {
+    use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8, _mm_setzero_si128};
+    #[inline(always)]
+    fn quotes_of(chunk: &[u8; LANES], others: &mut __m128i) -> [u8; 2] {
+        let v = load(chunk);
+        // SAFETY: x86-64 always has SSE2, and none of these touches memory.
+        unsafe {
+            let control = _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1f)), v);
+            let backslash = _mm_cmpeq_epi8(v, _mm_set1_epi8(b'\\' as i8));
+            *others = _mm_or_si128(*others, _mm_or_si128(control, backslash));
+            (_mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_set1_epi8(b'"' as i8))) as u16).to_le_bytes()
+        }
+    }
+    let (chunks, rest) = document.as_chunks::<LANES>();
+    quotes.resize(2 * chunks.len() + 2 + size_of::<u64>(), 0);
+    // SAFETY: as above.
+    let mut others = unsafe { _mm_setzero_si128() };
+    let (marks, end) = quotes.split_at_mut(2 * chunks.len());
+    for (chunk, marks) in chunks.iter().zip(marks.as_chunks_mut::<2>().0) {
+        *marks = quotes_of(chunk, &mut others);
+    }
+    let mut last = [b' '; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    end.fill(0);
+    end[..2].copy_from_slice(&quotes_of(&last, &mut others));
+    // SAFETY: as above.
+    unsafe { _mm_movemask_epi8(others) == 0 }
+}
+
+/// Only where it is quicker than reading on.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn mark_quotes(_: &[u8], _: &mut Vec<u8>) -> bool {
+    false
+}
+
+/// The first quote at `from` or behind it.
+#[inline(always)]
+pub(super) fn next_quote(quotes: &[u8], from: usize) -> Option<usize> {
+    let word = u64::from_le_bytes(*quotes.get(from / 8..)?.first_chunk::<8>()?) >> (from % 8);
+    if word != 0 { Some(from + word.trailing_zeros() as usize) } else { far_quote(quotes, from / 8 + 8) }
+}
+
+/// The first quote of byte `from` of the marks or behind it. The 64 places before hold none.
+#[cold]
+fn far_quote(quotes: &[u8], from: usize) -> Option<usize> {
+    let at = from + quotes.get(from..)?.iter().position(|m| *m != 0)?;
+    Some(at * 8 + quotes[at].trailing_zeros() as usize)
+}
 
 /// How many bytes come before the first quote, backslash or control character.
 #[inline(always)]
@@ -19,15 +71,22 @@ pub(super) fn plain_bytes(bytes: &[u8]) -> usize {
 #[cfg(target_arch = "x86_64")]
 const LANES: usize = 16;
 
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn load(chunk: &[u8; LANES]) -> std::arch::x86_64::__m128i {
+    let wide = u128::from_le_bytes(*chunk);
+    // SAFETY: x86-64 always has SSE2, and this touches no memory.
+    unsafe { std::arch::x86_64::_mm_set_epi64x((wide >> 64) as i64, wide as i64) }
+}
+
 /// Index of the first quote, backslash or control character, or `LANES`. SSE2, which every x86-64 has.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn first_special(chunk: &[u8; LANES]) -> usize {
-    use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8};
-    let wide = u128::from_le_bytes(*chunk);
+    use std::arch::x86_64::{_mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8};
+    let v = load(chunk);
     // SAFETY: x86-64 always has SSE2, and none of these touches memory.
     let marks = unsafe {
-        let v = _mm_set_epi64x((wide >> 64) as i64, wide as i64);
         let control = _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1f)), v);
         let quote = _mm_cmpeq_epi8(v, _mm_set1_epi8(b'"' as i8));
         let backslash = _mm_cmpeq_epi8(v, _mm_set1_epi8(b'\\' as i8));
