@@ -81,7 +81,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pipeline = load_str(PIPELINE, "instructions.yaml", &LoadOptions::default())?;
     let plan = Arc::new(plan::build(&pipeline, &set)?);
     let names = vec![PartitionName { topic: "events".into(), partition: 0 }];
-    let mut decoder = Decoder::new(&plan.decode, &names);
+    let mut decoder = Decoder::of_plan(&plan, &names);
     let format = OutputFormat { timestamps: TimestampFormat::default() };
     let mut core = JobCore::new(Arc::clone(&plan), names, format, JobLimits::default())?;
     let (average, number) = set.function("guest_avg").ok_or("no guest_avg")?;

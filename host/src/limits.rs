@@ -33,7 +33,7 @@ impl Default for JobLimits {
     fn default() -> Self {
         Self {
             epoch_time: Duration::from_millis(100),
-            epoch_rows: 131_072,
+            epoch_rows: 65_536,
             epoch_bytes: 64 << 20,
             batch_rows: 8_192,
             isolated_rows: 256,

@@ -148,7 +148,7 @@ impl<'a> EpochTask<'a> {
             let error = Arc::new(RowError { reason: fault.reason, guest: None });
             self.out.rejects.push(RejectedRow { batch: number, row: fault.row as usize, error });
         }
-        let before = self.window.clone().and_then(|w| self.watermarks_before(&w, &decoded, raw.partition, &rows));
+        let before = self.window.clone().and_then(|w| self.watermarks_before(&w, raw.partition));
         let batch = self.stepped(decoded, number)?;
         match self.window.clone() {
             Some(window) => self.assign(&window, batch, number, raw.partition, before.map(|b| (rows.start, b))),
@@ -164,24 +164,19 @@ impl<'a> EpochTask<'a> {
         }
     }
 
-    /// The watermark before each raw row, where the event time is a decoded column: rows that a filter will drop count too.
-    fn watermarks_before(
-        &mut self,
-        window: &WindowTask,
-        decoded: &RecordBatch,
-        partition: usize,
-        rows: &Range<usize>,
-    ) -> Option<Vec<i64>> {
-        let times = decoded.column(window.plan.decoded_event_time?).as_primitive::<TimestampMillisecondType>();
-        let numbers = row_numbers(decoded);
+    /// The watermark before each raw row, where the event time is a decoded column: rows that a filter will drop, or the decoder has
+    /// dropped by it, count too.
+    fn watermarks_before(&mut self, window: &WindowTask, partition: usize) -> Option<Vec<i64>> {
+        window.plan.decoded_event_time?;
         let mut watermark = self.out.watermarks[partition];
-        let mut before = vec![watermark; rows.len()];
-        for (i, row) in numbers.iter().enumerate() {
-            before[*row as usize - rows.start] = watermark;
-            if times.is_valid(i) {
-                watermark = advanced(watermark, times.value(i), window.out_of_orderness);
+        let before = self.decoder.event_times().iter().map(|time| {
+            let before = watermark;
+            if let Some(time) = time {
+                watermark = advanced(watermark, *time, window.out_of_orderness);
             }
-        }
+            before
+        });
+        let before = before.collect();
         self.out.watermarks[partition] = watermark;
         Some(before)
     }

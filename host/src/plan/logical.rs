@@ -4,6 +4,7 @@ use super::aggregate::{self, VERSIONS};
 use super::expression::Planner;
 use super::functions::{Functions, session};
 use super::lower::{Lowered, lower};
+use super::prefilter::prefilter;
 use super::stage::{Stage, StageColumn, check_name};
 use super::{DecodeField, FieldSource, OutputType, Plan, WindowPlan, timestamp_type};
 use crate::config::fault::{ConfigErrors, Fault};
@@ -72,8 +73,10 @@ fn stateless(planner: &mut Planner<'_>, pipeline: &Pipeline, fields: &[DecodeFie
     fail_if_faulty(planner)?;
     let lowered = lower(&planner.state, stage.plan)?;
     let visible: Vec<_> = lowered.output.fields().iter().filter(|f| f.name() != ROW_COLUMN).cloned().collect();
+    let decode = decoded_fields(fields, &lowered);
     Ok(Plan {
-        decode: decoded_fields(fields, &lowered),
+        prefilter: prefilter(&lowered.steps, &decode),
+        decode,
         decoded: lowered.input,
         pre: lowered.steps,
         window: None,
@@ -118,8 +121,10 @@ fn aggregated(
     window.decoded_event_time =
         origin.and_then(|o| pre.input.index_of(&o).ok()).filter(|i| *pre.input.field(*i).data_type() == timestamp_type());
     let output_keys = output_keys(&window, &post.output);
+    let decode = decoded_fields(fields, &pre);
     Ok(Plan {
-        decode: decoded_fields(fields, &pre),
+        prefilter: prefilter(&pre.steps, &decode),
+        decode,
         decoded: pre.input,
         pre: pre.steps,
         window: Some(window),

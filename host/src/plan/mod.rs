@@ -7,12 +7,14 @@ mod expression;
 mod functions;
 mod logical;
 mod lower;
+mod prefilter;
 mod stage;
 #[cfg(test)]
 mod tests;
 
 pub use explain::{Explanation, explain};
 pub use logical::build;
+pub use prefilter::{TextMatch, TextTest};
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
@@ -167,6 +169,9 @@ pub struct Plan {
     pub decode: Vec<DecodeField>,
     /// Schema of a decoded batch: the columns of `decode` and [`crate::limits::ROW_COLUMN`] (UInt32) last.
     pub decoded: SchemaRef,
+    /// What a row must pass to be worth decoding: tests that follow from the first step, which is a filter where there are any. A row that
+    /// fails one is only looked at for its event time.
+    pub prefilter: Vec<TextTest>,
     /// Steps before the aggregation, or all steps where there is none.
     pub pre: Vec<Step>,
     /// The aggregation.

@@ -347,7 +347,7 @@ impl Running {
         finished: bool,
         commit: bool,
     ) -> Result<(), String> {
-        let mut decoder = Decoder::new(&self.plan.decode, &self.partitions);
+        let mut decoder = Decoder::of_plan(&self.plan, &self.partitions);
         let mut starts = vec![core.start(FaultPolicy::Isolate)];
         let progress = Progress { idle: Vec::new(), finished: vec![finished; self.partitions.len()] };
         for _ in 0..8 {

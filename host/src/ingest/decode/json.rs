@@ -9,7 +9,7 @@
 //! `[[[[...` ends the process) and takes `\u` with any four characters after it, and it can't give the text of a number.
 
 use super::paths::{Paths, ROOT};
-use super::scan::{leading_digits, mark_quotes, next_quote, plain_bytes};
+use super::scan::{Survey, leading_digits, next_quote, plain_bytes};
 use crate::limits::JSON_DEPTH_MAX;
 
 /// What stands at a path.
@@ -53,15 +53,11 @@ pub(super) struct Fault {
 
 type Checked<T> = Result<T, Fault>;
 
-/// Longer documents are read without marks, which take an eighth of their length.
-const MARKED_BYTES_MAX: usize = 1 << 20;
-
-/// Reads `document` (UTF-8, less than 4 GiB) and fills the slots of `paths`. `quotes` is room for marks.
-pub(super) fn read(document: &[u8], paths: &mut Paths, quotes: &mut Vec<u8>) -> Checked<()> {
-    if document.len() <= MARKED_BYTES_MAX && mark_quotes(document, quotes) {
-        read_with(Scanner::<true> { bytes: document, quotes, at: 0 }, paths)
-    } else {
-        read_with(Scanner::<false> { bytes: document, quotes: &[], at: 0 }, paths)
+/// Reads `document` (UTF-8, less than 4 GiB), of which `survey` was made, and fills the slots of `paths`.
+pub(super) fn read(document: &[u8], survey: &Survey, paths: &mut Paths) -> Checked<()> {
+    match survey.quotes() {
+        Some(quotes) => read_with(Scanner::<true> { bytes: document, quotes, at: 0 }, paths),
+        None => read_with(Scanner::<false> { bytes: document, quotes: &[], at: 0 }, paths),
     }
 }
 
@@ -155,9 +151,9 @@ impl<const MARKED: bool> Scanner<'_, MARKED> {
         loop {
             let start = self.at + 1;
             let escaped = self.name()?;
-            let name = &self.bytes[start..self.at - 1];
+            let (name, length) = (&self.bytes[start..], self.at - 1 - start);
             self.colon()?;
-            let child = if escaped { paths.escaped_member(node, name) } else { paths.member(node, name) };
+            let child = if escaped { paths.escaped_member(node, &name[..length]) } else { paths.member(node, name, length) };
             match child {
                 Some(child) => self.wanted(paths, child, depth)?,
                 None => self.skip_value(depth)?,

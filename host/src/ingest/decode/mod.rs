@@ -17,6 +17,9 @@
 //! The whole document is checked, also behind the last wanted value: broken JSON, something after it, invalid UTF-8, or nesting
 //! past [`crate::limits::JSON_DEPTH_MAX`] anywhere is a fault of the row. Numbers out of range and lone surrogate escapes are
 //! faults only where they are wanted: JSON's grammar allows them. JSON is not looked at when no path of it is asked for.
+//!
+//! Of a row that fails the plan's [`TextTest`]s only its event time is decoded; it is not in the batch, and a value of another column
+//! that does not fit is no fault of it.
 
 mod columns;
 mod json;
@@ -30,12 +33,13 @@ pub use columns::decoded_schema;
 
 use crate::element::{PartitionName, RawBatch, Record};
 use crate::limits::FAULT_TEXT_BYTES;
-use crate::plan::{DecodeField, FieldSource, OutputType, PathStep};
+use crate::plan::{DecodeField, FieldSource, OutputType, PathStep, Plan, TextTest};
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::SchemaRef;
 use columns::Column;
 use json::{Found, Slot};
 use paths::Paths;
+use scan::Survey;
 use std::ops::Range;
 use std::sync::Arc;
 use value::{Cell, Misfit};
@@ -70,8 +74,11 @@ pub struct Decoder {
     key: Document,
     cells: Vec<Cell>,
     scratch: String,
-    quotes: Vec<u8>,
+    survey: Survey,
     rows: Vec<u32>,
+    tests: Vec<TextTest>,
+    event_time: Option<usize>,
+    times: Vec<Option<i64>>,
 }
 
 /// The wanted values of the key's or value's JSON.
@@ -94,9 +101,50 @@ impl Document {
         }
         Self { paths: Paths::new(&paths), wanted }
     }
+
+    /// Reads the JSON of a key or value (`what`): finds the wanted values, and gives the text that they lie in.
+    fn read<'a>(&mut self, bytes: Option<&'a [u8]>, what: &str, survey: &mut Survey) -> Result<&'a str, String> {
+        let bytes = bytes.ok_or_else(|| format!("the record has no {what}"))?;
+        let text = match survey.of(bytes) {
+            Some(ascii) => ascii,
+            None => text(bytes, what)?,
+        };
+        if u32::try_from(bytes.len()).is_err() {
+            return Err(format!("the {what} is longer than 4 GiB"));
+        }
+        json::read(bytes, survey, &mut self.paths)
+            .map_err(|fault| format!("broken JSON in the {what} at byte {}: {}", fault.at, fault.what))?;
+        Ok(text)
+    }
+
+    /// Fills the cells of all wanted columns from the text that was read last.
+    #[inline]
+    fn fill(&self, text: &str, fields: &[DecodeField], cells: &mut [Cell], scratch: &mut String) -> Result<(), String> {
+        for (i, &(column, output)) in self.wanted.iter().enumerate() {
+            let slot = self.paths.slot(i);
+            match value::cell(output, slot, text, scratch) {
+                Ok(cell) => cells[column] = cell,
+                Err(misfit) => return Err(misfit_text(&fields[column], output, slot, text, misfit)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The cell of one wanted column from the text that was read last.
+    fn cell(&self, column: usize, text: &str, fields: &[DecodeField], scratch: &mut String) -> Result<Cell, String> {
+        let Some(i) = self.wanted.iter().position(|(c, _)| *c == column) else { return Ok(Cell::Null) };
+        let (slot, output) = (self.paths.slot(i), self.wanted[i].1);
+        value::cell(output, slot, text, scratch).map_err(|misfit| misfit_text(&fields[column], output, slot, text, misfit))
+    }
 }
 
 impl Decoder {
+    /// A decoder of a plan's columns for records of `partitions`, that leaves out the rows which fail its tests.
+    pub fn of_plan(plan: &Plan, partitions: &[PartitionName]) -> Self {
+        let event_time = plan.window.as_ref().and_then(|w| w.decoded_event_time);
+        Self { tests: plan.prefilter.clone(), event_time, ..Self::new(&plan.decode, partitions) }
+    }
+
     /// A decoder of `fields` for records of `partitions`.
     pub fn new(fields: &[DecodeField], partitions: &[PartitionName]) -> Self {
         Self {
@@ -108,8 +156,11 @@ impl Decoder {
             cells: vec![Cell::Null; fields.len()],
             fields: fields.to_vec(),
             scratch: String::new(),
-            quotes: Vec::new(),
+            survey: Survey::default(),
             rows: Vec::new(),
+            tests: Vec::new(),
+            event_time: None,
+            times: Vec::new(),
         }
     }
 
@@ -124,34 +175,57 @@ impl Decoder {
     /// # Errors
     /// When the rows make no batch; nothing of them is left behind in the decoder.
     pub fn decode(&mut self, raw: &RawBatch, rows: Range<usize>, faults: &mut Vec<RowFault>) -> Result<RecordBatch, DecodeError> {
+        self.times.clear();
         for row in rows {
             let record = raw.records.record(row);
-            match self.read(raw, row, &record) {
-                Ok(texts) => {
+            let mut time = None;
+            match self.read(raw, row, &record, &mut time) {
+                Ok(Some(texts)) => {
                     if let Err(e) = self.append(texts) {
                         self.finish();
                         return Err(e);
                     }
                     self.rows.push(row as u32);
                 }
+                Ok(None) => {}
                 Err(reason) => faults.push(RowFault { row: row as u32, reason: bounded(reason) }),
             }
+            self.times.push(time);
         }
         let columns = self.finish();
         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
     }
 
-    /// Fills the cells of one record; gives the texts of its key and value, which cells point into.
-    fn read<'a>(&mut self, raw: &RawBatch, row: usize, record: &Record<'a>) -> Result<(&'a str, &'a str), String> {
+    /// The event times of the records that the last call of [`Self::decode`] was given: of rows that failed a test too, none of rows at
+    /// fault. Only a decoder of a plan whose event time is a decoded column has any.
+    pub fn event_times(&self) -> &[Option<i64>] {
+        &self.times
+    }
+
+    /// Fills the cells of one record; gives the texts of its key and value, which cells point into. None where it fails a test.
+    #[expect(clippy::type_complexity, reason = "the two texts of a record, or a fault")]
+    fn read<'a>(
+        &mut self,
+        raw: &RawBatch,
+        row: usize,
+        record: &Record<'a>,
+        time: &mut Option<i64>,
+    ) -> Result<Option<(&'a str, &'a str)>, String> {
         self.scratch.clear();
-        let (cells, scratch, quotes) = (&mut self.cells, &mut self.scratch, &mut self.quotes);
         let (mut key, mut value) = ("", "");
         if !self.key.wanted.is_empty() {
-            key = document(&mut self.key, record.key, "key", &self.fields, cells, scratch, quotes)?;
+            key = self.key.read(record.key, "key", &mut self.survey)?;
         }
         if !self.value.wanted.is_empty() {
-            value = document(&mut self.value, record.value, "value", &self.fields, cells, scratch, quotes)?;
+            value = self.value.read(record.value, "value", &mut self.survey)?;
         }
+        if !self.tests.is_empty() && !self.passes(key, value)? {
+            *time = self.event_time.map(|column| self.time_of(column, record, key, value)).transpose()?.flatten();
+            return Ok(None);
+        }
+        let (cells, scratch) = (&mut self.cells, &mut self.scratch);
+        self.key.fill(key, &self.fields, cells, scratch)?;
+        self.value.fill(value, &self.fields, cells, scratch)?;
         for (cell, field) in cells.iter_mut().zip(&self.fields) {
             *cell = match &field.from {
                 FieldSource::Json { .. } => continue,
@@ -164,7 +238,44 @@ impl Decoder {
                 FieldSource::Headers => push(scratch, &headers_json(raw.records.headers(row))),
             };
         }
-        Ok((key, value))
+        if let Some(column) = self.event_time
+            && let Cell::Long(ms) = self.cells[column]
+        {
+            *time = Some(ms);
+        }
+        Ok(Some((key, value)))
+    }
+
+    /// Whether a record whose documents were read passes all tests.
+    fn passes(&mut self, key: &str, value: &str) -> Result<bool, String> {
+        for test in &self.tests {
+            let (text, cell) = match &self.fields[test.column].from {
+                FieldSource::Json { in_key: true, .. } => {
+                    (key, self.key.cell(test.column, key, &self.fields, &mut self.scratch)?)
+                }
+                _ => (value, self.value.cell(test.column, value, &self.fields, &mut self.scratch)?),
+            };
+            let passes = match cell {
+                Cell::Text(range) => test.passes(&text[range]),
+                Cell::Scratch(range) => test.passes(&self.scratch[range]),
+                _ => false,
+            };
+            if !passes {
+                return Ok(false);
+            }
+        }
+        self.scratch.clear();
+        Ok(true)
+    }
+
+    /// The event time of a record that is not decoded otherwise.
+    fn time_of(&mut self, column: usize, record: &Record<'_>, key: &str, value: &str) -> Result<Option<i64>, String> {
+        let cell = match &self.fields[column].from {
+            FieldSource::Json { in_key: true, .. } => self.key.cell(column, key, &self.fields, &mut self.scratch)?,
+            FieldSource::Json { .. } => self.value.cell(column, value, &self.fields, &mut self.scratch)?,
+            _ => return Ok(record.timestamp),
+        };
+        Ok(if let Cell::Long(ms) = cell { Some(ms) } else { None })
     }
 
     fn append(&mut self, (key, value): (&str, &str)) -> Result<(), DecodeError> {
@@ -180,33 +291,6 @@ impl Decoder {
         columns.push(Arc::new(UInt32Array::from(std::mem::take(&mut self.rows))));
         columns
     }
-}
-
-/// Reads the JSON of a key or value (`what`) and fills the cells of its columns.
-fn document<'a>(
-    of: &mut Document,
-    bytes: Option<&'a [u8]>,
-    what: &str,
-    fields: &[DecodeField],
-    cells: &mut [Cell],
-    scratch: &mut String,
-    quotes: &mut Vec<u8>,
-) -> Result<&'a str, String> {
-    let bytes = bytes.ok_or_else(|| format!("the record has no {what}"))?;
-    let text = text(bytes, what)?;
-    if u32::try_from(bytes.len()).is_err() {
-        return Err(format!("the {what} is longer than 4 GiB"));
-    }
-    json::read(bytes, &mut of.paths, quotes)
-        .map_err(|fault| format!("broken JSON in the {what} at byte {}: {}", fault.at, fault.what))?;
-    for (i, &(column, output)) in of.wanted.iter().enumerate() {
-        let slot = of.paths.slot(i);
-        match value::cell(output, slot, text, scratch) {
-            Ok(cell) => cells[column] = cell,
-            Err(misfit) => return Err(misfit_text(&fields[column], output, slot, text, misfit)),
-        }
-    }
-    Ok(text)
 }
 
 #[inline]

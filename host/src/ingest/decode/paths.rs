@@ -15,7 +15,7 @@ pub(super) const ROOT: u32 = 0;
 struct Node {
     /// Bit `n % 64` is set when a wanted name has `n` bytes: most names are dismissed by their length alone.
     lengths: u64,
-    members: Vec<(Box<str>, u32)>,
+    members: Vec<Member>,
     elements: Vec<(usize, u32)>,
     /// Slots of this very path.
     own: Range<u32>,
@@ -23,6 +23,42 @@ struct Node {
     subtree: Range<u32>,
     /// The document in which this node was last seen.
     seen: u64,
+}
+
+/// A wanted member of an object.
+struct Member {
+    name: Box<str>,
+    /// Its first [`HEAD`] bytes in the lowest places, zeros behind.
+    head: u128,
+    /// Ones where `head` has bytes of the name.
+    mask: u128,
+    child: u32,
+}
+
+/// Bytes of a name that are compared at once.
+const HEAD: usize = size_of::<u128>();
+
+impl Member {
+    fn new(name: &str, child: u32) -> Self {
+        let mut head = [0; HEAD];
+        let length = name.len().min(HEAD);
+        head[..length].copy_from_slice(&name.as_bytes()[..length]);
+        let mask = if length == HEAD { u128::MAX } else { (1 << (8 * length)) - 1 };
+        Self { name: name.into(), head: u128::from_le_bytes(head), mask, child }
+    }
+
+    /// Whether this is the name of the first `length` bytes of `text`.
+    #[inline(always)]
+    fn is(&self, text: &[u8], length: usize) -> bool {
+        if self.name.len() != length {
+            return false;
+        }
+        match text.first_chunk::<HEAD>() {
+            // Mostly more follows than the name, and then a call for so few bytes is saved.
+            Some(head) if length <= HEAD => u128::from_le_bytes(*head) & self.mask == self.head,
+            _ => text.get(..length) == Some(self.name.as_bytes()),
+        }
+    }
 }
 
 /// The trie and the slots.
@@ -81,17 +117,15 @@ impl Paths {
         }
     }
 
-    /// The node of member `name` (without escapes), if anything below it is wanted.
+    /// The node of the member whose name (without escapes) is the first `length` bytes of `text`, if anything below it is wanted.
     #[inline(always)]
-    pub(super) fn member(&mut self, node: u32, name: &[u8]) -> Option<u32> {
+    pub(super) fn member(&mut self, node: u32, text: &[u8], length: usize) -> Option<u32> {
         let node = &self.nodes[node as usize];
-        if node.lengths >> (name.len() % 64) & 1 == 0 {
+        if node.lengths >> (length % 64) & 1 == 0 {
             return None;
         }
-        // The first byte dismisses most of the same length without a call.
-        let same = |wanted: &[u8]| wanted.len() == name.len() && wanted.first() == name.first() && wanted == name;
-        let (_, child) = node.members.iter().find(|(wanted, _)| same(wanted.as_bytes()))?;
-        Some(self.enter(*child))
+        let child = node.members.iter().find(|m| m.is(text, length))?.child;
+        Some(self.enter(child))
     }
 
     /// The same for a name with escapes.
@@ -101,7 +135,7 @@ impl Paths {
         text.clear();
         // A name with half a surrogate pair is no text, so it equals no wanted name.
         let child = match std::str::from_utf8(name).map(|name| unescape::append(name, &mut text)) {
-            Ok(Ok(())) => self.member(node, text.as_bytes()),
+            Ok(Ok(())) => self.member(node, text.as_bytes(), text.len()),
             _ => None,
         };
         self.name = text;
@@ -133,7 +167,7 @@ fn child(nodes: &mut Vec<Node>, at: usize, step: &PathStep) -> usize {
     let next = nodes.len();
     let node = &mut nodes[at];
     let known = match step {
-        PathStep::Member(name) => node.members.iter().find(|(n, _)| **n == **name).map(|(_, c)| *c),
+        PathStep::Member(name) => node.members.iter().find(|m| *m.name == **name).map(|m| m.child),
         PathStep::Index(index) => node.elements.iter().find(|(i, _)| i == index).map(|(_, c)| *c),
     };
     if let Some(known) = known {
@@ -142,7 +176,7 @@ fn child(nodes: &mut Vec<Node>, at: usize, step: &PathStep) -> usize {
     match step {
         PathStep::Member(name) => {
             node.lengths |= 1 << (name.len() % 64);
-            node.members.push((name.as_str().into(), next as u32));
+            node.members.push(Member::new(name, next as u32));
         }
         PathStep::Index(index) => node.elements.push((*index, next as u32)),
     }
@@ -159,7 +193,7 @@ fn number(nodes: &mut [Node], ends: &[Vec<usize>], node: usize, next: &mut u32, 
     }
     nodes[node].own = start..*next;
     let children: Vec<u32> =
-        nodes[node].members.iter().map(|(_, c)| *c).chain(nodes[node].elements.iter().map(|(_, c)| *c)).collect();
+        nodes[node].members.iter().map(|m| m.child).chain(nodes[node].elements.iter().map(|(_, c)| *c)).collect();
     for child in children {
         number(nodes, ends, child as usize, next, slot_of);
     }

@@ -1,28 +1,67 @@
 //! Where strings of JSON end, many bytes at a time.
 //!
-//! `unsafe` because Rust asks for it around SSE2 instructions; they work on values here, never on memory.
+//! `unsafe` because Rust asks for it around SSE2 instructions, which work on values here, never on memory; and because bytes that were found
+//! to be ASCII are taken as text without a second check.
 #![allow(unsafe_code)]
 
-/// Notes in `quotes`, a bit a byte, where the quotes of `document` stand, with a word of zeros behind. False, and nothing noted, when a
-/// string may end elsewhere than at the next quote: where there are backslashes, or bytes that no string has.
+/// Longer documents are not surveyed: marks take an eighth of their length.
+const SURVEYED_BYTES_MAX: usize = 1 << 20;
+
+/// What one pass over all bytes of a document tells before it is read. Holds its buffer from document to document.
+#[derive(Default)]
+pub(super) struct Survey {
+    /// A bit a byte where quotes stand, with a word of zeros behind.
+    quotes: Vec<u8>,
+    marked: bool,
+}
+
+impl Survey {
+    /// Surveys `document`; gives it as text where all of it is ASCII, which needs no further check.
+    pub(super) fn of<'a>(&mut self, document: &'a [u8]) -> Option<&'a str> {
+        let found = if document.len() <= SURVEYED_BYTES_MAX { mark_quotes(document, &mut self.quotes) } else { Found::default() };
+        self.marked = found.plain;
+        // SAFETY: ASCII is UTF-8.
+        found.ascii.then(|| unsafe { std::str::from_utf8_unchecked(document) })
+    }
+
+    /// Where quotes stand, when each string of the document ends at its next one: none when there are backslashes, or bytes that no
+    /// string has.
+    pub(super) fn quotes(&self) -> Option<&[u8]> {
+        self.marked.then_some(self.quotes.as_slice())
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Found {
+    /// No byte is a backslash or a control character.
+    plain: bool,
+    /// All bytes are ASCII.
+    ascii: bool,
+}
+
 #[cfg(target_arch = "x86_64")]
-pub(super) fn mark_quotes(document: &[u8], quotes: &mut Vec<u8>) -> bool {
-    use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8, _mm_setzero_si128};
+fn mark_quotes(document: &[u8], quotes: &mut Vec<u8>) -> Found {
+    use std::arch::x86_64::{
+        __m128i, _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8, _mm_setzero_si128,
+    };
+    /// Bytes that are backslashes or control characters, and bytes with their top bit.
+    struct Others(__m128i, __m128i);
     #[inline(always)]
-    fn quotes_of(chunk: &[u8; LANES], others: &mut __m128i) -> [u8; 2] {
+    fn quotes_of(chunk: &[u8; LANES], others: &mut Others) -> [u8; 2] {
         let v = load(chunk);
         // SAFETY: x86-64 always has SSE2, and none of these touches memory.
         unsafe {
             let control = _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1f)), v);
             let backslash = _mm_cmpeq_epi8(v, _mm_set1_epi8(b'\\' as i8));
-            *others = _mm_or_si128(*others, _mm_or_si128(control, backslash));
+            others.0 = _mm_or_si128(others.0, _mm_or_si128(control, backslash));
+            others.1 = _mm_or_si128(others.1, v);
             (_mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_set1_epi8(b'"' as i8))) as u16).to_le_bytes()
         }
     }
     let (chunks, rest) = document.as_chunks::<LANES>();
     quotes.resize(2 * chunks.len() + 2 + size_of::<u64>(), 0);
     // SAFETY: as above.
-    let mut others = unsafe { _mm_setzero_si128() };
+    let mut others = unsafe { Others(_mm_setzero_si128(), _mm_setzero_si128()) };
     let (marks, end) = quotes.split_at_mut(2 * chunks.len());
     for (chunk, marks) in chunks.iter().zip(marks.as_chunks_mut::<2>().0) {
         *marks = quotes_of(chunk, &mut others);
@@ -32,13 +71,13 @@ pub(super) fn mark_quotes(document: &[u8], quotes: &mut Vec<u8>) -> bool {
     end.fill(0);
     end[..2].copy_from_slice(&quotes_of(&last, &mut others));
     // SAFETY: as above.
-    unsafe { _mm_movemask_epi8(others) == 0 }
+    unsafe { Found { plain: _mm_movemask_epi8(others.0) == 0, ascii: _mm_movemask_epi8(others.1) == 0 } }
 }
 
 /// Only where it is quicker than reading on.
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) fn mark_quotes(_: &[u8], _: &mut Vec<u8>) -> bool {
-    false
+fn mark_quotes(_: &[u8], _: &mut Vec<u8>) -> Found {
+    Found::default()
 }
 
 /// The first quote at `from` or behind it.

@@ -18,7 +18,7 @@ const DEFAULTS: [(&[&str], &str); 6] = [
     (&["fetch.message.max.bytes", "max.partition.fetch.bytes"], "1048576"),
     // Records of a partition that are fetched ahead of the workers: an epoch's share, and no more, since a record waits with 400 bytes of
     // librdkafka's own.
-    (&["queued.min.messages"], "20000"),
+    (&["queued.min.messages"], "10000"),
 ];
 
 /// What a job depends on, and what to say to a user who wants it otherwise.

@@ -130,3 +130,33 @@ fn output_types_can_be_written() {
         plan(vec![parse(1), project(2, &[("t", "to_timestamp(size)"), ("n", "NULL"), ("v", "arrow_cast(name, 'Utf8View')")])]);
     assert_eq!(types(&plan.output), ["t Timestamp(ms)", "n Utf8", "v Utf8"]);
 }
+
+#[test]
+fn the_decoder_tests_what_a_filter_says_of_texts() {
+    use crate::plan::TextMatch::{self, Equals, Prefix};
+    let text = |t: &str| Equals(t.to_owned());
+    let cases: [(&str, Vec<(&str, Vec<TextMatch>)>); 14] = [
+        ("name = 'a'", vec![("name", vec![text("a")])]),
+        ("'a' = name", vec![("name", vec![text("a")])]),
+        ("name IN ('a', 'b', 'c', 'd', 'e')", vec![("name", ["a", "b", "c", "d", "e"].map(text).to_vec())]),
+        ("name = 'a' OR name = 'b'", vec![("name", vec![text("a"), text("b")])]),
+        ("name LIKE 'on-%'", vec![("name", vec![Prefix("on-".to_owned())])]),
+        ("name = 'a' AND extra = 'b'", vec![("name", vec![text("a")]), ("extra", vec![text("b")])]),
+        // What stands behind a condition that is no test is not looked at where that fails, so it can't be tested first.
+        ("name = 'a' AND size / 0 = 1 AND extra = 'b'", vec![("name", vec![text("a")])]),
+        ("size / 0 = 1 AND name = 'a'", vec![]),
+        ("name = 'a' OR extra = 'b'", vec![]),
+        ("name = 'a' OR size = 1", vec![]),
+        ("name NOT IN ('a', 'b', 'c', 'd', 'e')", vec![]),
+        ("name NOT LIKE 'a%' AND name ILIKE 'a%' AND name LIKE 'a_b%' AND name LIKE '%a%'", vec![]),
+        ("topic = 'a'", vec![]),
+        ("name = extra AND upper(name) = 'A'", vec![]),
+    ];
+    for (sql, expected) in cases {
+        let plan = plan(vec![parse(1), filter(2, sql), filter(3, "camelCase = 'x'")]);
+        let found: Vec<_> = plan.prefilter.iter().map(|t| (plan.decode[t.column].name.as_str(), t.any.clone())).collect();
+        assert_eq!(found, expected, "{sql}");
+    }
+    let behind = plan(vec![parse(1), project(2, &[("name", "extra")]), filter(3, "name = 'a'")]);
+    assert!(matches!(behind.pre.first(), Some(Step::Project(..))) && behind.prefilter.is_empty());
+}
