@@ -138,16 +138,21 @@ impl Place {
     }
 
     fn kindling(&self, workload: Workload, guest: bool, out: &str) -> Command {
-        let bench = self.root.join("tests/bench");
-        let mut command = Command::new(&self.kindling);
         let kind = if guest { "-guest" } else { "" };
-        command.arg("run").arg(bench.join(format!("pipelines/{}{kind}.yaml", workload.name())));
-        command.arg("--until-end").arg("--plugins").arg(self.root.join("plugins"));
-        command.arg("--data-dir").arg(self.scratch.join("kindling"));
+        let mut command = self.live(&format!("{}{kind}", workload.name()), &self.topic, out, &self.root.join("plugins"));
+        command.arg("--until-end");
+        command
+    }
+
+    /// A job that goes on until it is stopped: `pipelines/PIPELINE.yaml` from `topic` to `out`.
+    pub fn live(&self, pipeline: &str, topic: &str, out: &str, plugins: &Path) -> Command {
+        let mut command = Command::new(&self.kindling);
+        command.arg("run").arg(self.root.join(format!("tests/bench/pipelines/{pipeline}.yaml")));
+        command.arg("--plugins").arg(plugins).arg("--data-dir").arg(self.scratch.join("kindling"));
         let sets = [
             ("name", out),
             ("source.parameters.brokers", &self.brokers),
-            ("source.parameters.topic", &self.topic),
+            ("source.parameters.topic", topic),
             ("sink.parameters.brokers", &self.brokers),
             ("sink.parameters.topic", out),
         ];

@@ -6,7 +6,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use std::error::Error;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// Rows of the first seconds are left out: a broker that has just been started compiles its own code for some 15 s, and stalls up to a second.
@@ -23,19 +23,8 @@ pub fn measure(place: &Place, rate: u64, epoch: &str) -> Result<(), Box<dyn Erro
     let out = format!("{topic}-out");
     events::create(&place.brokers, &topic, events::PARTITIONS)?;
     events::create(&place.brokers, &out, events::PARTITIONS)?;
-    let mut command = Command::new(&place.kindling);
-    command.arg("run").arg(place.root.join("tests/bench/pipelines/pass.yaml")).args(["--epoch", epoch]);
-    command.arg("--data-dir").arg(place.scratch.join("kindling"));
-    for (path, value) in [
-        ("name", topic.as_str()),
-        ("source.parameters.brokers", &place.brokers),
-        ("source.parameters.topic", &topic),
-        ("sink.parameters.brokers", &place.brokers),
-        ("sink.parameters.topic", &out),
-    ] {
-        command.arg("--set").arg(format!("{path}={value}"));
-    }
-    let mut job = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut command = place.live("pass", &topic, &out, &place.root.join("plugins"));
+    let mut job = command.args(["--epoch", epoch]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let reader = place.brokers.clone();
     let reading = std::thread::spawn(move || read(&reader, &out).map_err(|e| e.to_string()));
     events::steady(&place.brokers, &topic, place.rows, rate)?;

@@ -4,6 +4,8 @@
 //!     bench run     --brokers B --topic T --rows N --root DIR --loop BINARY --broker-pid PID --peers DIR [--rounds R] [--workloads a,b] [--no-peers]
 //!     bench latency --brokers B --root DIR --rows N --rate R [--epochs 100ms,20ms]
 //!     bench scaling --brokers B --root DIR --rows N
+//!     bench startup --brokers B --root DIR
+//!     bench soak    --brokers B --root DIR --rate R --minutes M
 //!
 //! Measured: a process from its start to its end: wall time, CPU (user and system, with all its threads), peak memory, and the broker's CPU
 //! meanwhile. Runs are interleaved, so that a machine that slows down slows all of them; what is compared are ratios within one round.
@@ -14,12 +16,15 @@ mod events;
 mod job;
 mod latency;
 mod measure;
+mod soak;
+mod startup;
 
 use job::{Counts, Engine, Place, Workload};
 use measure::{Run, median, spread};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
+use std::time::Duration;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -63,7 +68,7 @@ impl Options {
         Ok(Place {
             brokers: self.text("brokers")?.into(),
             topic: topic.into(),
-            rows: self.number("rows")?,
+            rows: self.or("rows", "0").parse().map_err(|e| format!("--rows: {e}"))?,
             kindling: release.join("kindling"),
             hand_loop: PathBuf::from(self.or("loop", "")),
             peers: PathBuf::from(self.or("peers", "")),
@@ -89,6 +94,16 @@ fn main() -> Outcome<()> {
             for epoch in options.or("epochs", "100ms,20ms").split(',') {
                 latency::measure(&place, options.number("rate")?, epoch)?;
             }
+            Ok(std::fs::remove_dir_all(&place.scratch)?)
+        }
+        "startup" => {
+            let place = options.place("")?;
+            startup::measure(&place)?;
+            Ok(std::fs::remove_dir_all(&place.scratch)?)
+        }
+        "soak" => {
+            let place = options.place("")?;
+            soak::measure(&place, options.number("rate")?, Duration::from_secs(60 * options.number("minutes")?))?;
             Ok(std::fs::remove_dir_all(&place.scratch)?)
         }
         other => Err(format!("`{other}`: no such command").into()),
