@@ -1,7 +1,9 @@
-//! From append to committed output: a job that passes one row in five on, at a steady rate, read by a `read_committed` consumer.
+//! From append to committed output, and what it costs: a job that passes one row in five on, at a steady rate, read by a `read_committed`
+//! consumer.
 
 use crate::events;
 use crate::job::{Place, committed};
+use crate::measure::cpu_of;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
@@ -14,33 +16,37 @@ const WARM_UP: Duration = Duration::from_secs(20);
 /// So long nothing came: all has come.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Prints p50, p99 and p99.9 in milliseconds.
+/// Prints p50, p99 and p99.9 in milliseconds, and the CPU seconds of the job and of `broker` (producer and reader among its clients).
 ///
 /// # Errors
 /// What could not be run.
-pub fn measure(place: &Place, rate: u64, epoch: &str) -> Result<(), Box<dyn Error>> {
+pub fn measure(place: &Place, rate: u64, epoch: &str, broker: u32) -> Result<(), Box<dyn Error>> {
     let topic = format!("bench-latency-{}-{epoch}", std::process::id());
     let out = format!("{topic}-out");
     events::create(&place.brokers, &topic, events::PARTITIONS)?;
     events::create(&place.brokers, &out, events::PARTITIONS)?;
     let mut command = place.live("pass", &topic, &out, &place.root.join("plugins"));
     let mut job = command.args(["--epoch", epoch]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let broker_before = cpu_of(broker);
     let reader = place.brokers.clone();
     let reading = std::thread::spawn(move || read(&reader, &out).map_err(|e| e.to_string()));
     events::steady(&place.brokers, &topic, place.rows, rate)?;
     let mut delays = reading.join().map_err(|_| "the reader panicked")??;
+    let (own, brokers) = (cpu_of(job.id()), cpu_of(broker) - broker_before);
     job.kill()?;
     job.wait()?;
     delays.sort_unstable();
     let at = |share: f64| delays.get((delays.len() as f64 * share) as usize).copied().unwrap_or(-1);
     println!(
-        "{} rows at {rate} a second, epochs of {epoch}: append to committed output, ms: p50 {}, p99 {}, p99.9 {}, most {} ({} outputs)",
+        "{} rows at {rate} a second, epochs of {epoch}: append to committed output, ms: p50 {}, p99 {}, p99.9 {}, most {} ({} outputs); CPU s per million rows: job {:.2}, broker {:.2}",
         place.rows,
         at(0.5),
         at(0.99),
         at(0.999),
         delays.last().copied().unwrap_or(-1),
-        delays.len()
+        delays.len(),
+        own / (place.rows as f64 / 1e6),
+        brokers / (place.rows as f64 / 1e6)
     );
     Ok(())
 }

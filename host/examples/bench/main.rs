@@ -2,7 +2,7 @@
 //!
 //!     bench fill    --brokers B --topic T --rows N [--partitions P]
 //!     bench run     --brokers B --topic T --rows N --root DIR --loop BINARY --broker-pid PID --peers DIR [--rounds R] [--workloads a,b] [--no-peers]
-//!     bench latency --brokers B --root DIR --rows N --rate R [--epochs 100ms,20ms]
+//!     bench latency --brokers B --root DIR --rows N --rate R --broker-pid PID [--epochs 20ms,100ms,1s]
 //!     bench scaling --brokers B --root DIR --rows N
 //!     bench startup --brokers B --root DIR
 //!     bench soak    --brokers B --root DIR --rate R --minutes M
@@ -91,8 +91,8 @@ fn main() -> Outcome<()> {
         "scaling" => scaling(&options),
         "latency" => {
             let place = options.place("")?;
-            for epoch in options.or("epochs", "100ms,20ms").split(',') {
-                latency::measure(&place, options.number("rate")?, epoch)?;
+            for epoch in options.or("epochs", "20ms,100ms,1s").split(',') {
+                latency::measure(&place, options.number("rate")?, epoch, options.or("broker-pid", "0").parse()?)?;
             }
             Ok(std::fs::remove_dir_all(&place.scratch)?)
         }

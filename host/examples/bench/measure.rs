@@ -45,7 +45,7 @@ pub fn run(command: &mut Command, broker: u32) -> Result<Run, Box<dyn Error>> {
 }
 
 /// CPU seconds of a process so far; 0 where there is none.
-fn cpu_of(process: u32) -> f64 {
+pub fn cpu_of(process: u32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // Behind the name, which may have spaces: state is the first, user and system time the 12th and 13th.
     let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
