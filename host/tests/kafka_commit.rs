@@ -1,5 +1,7 @@
 //! The committer on a real broker: an epoch is there whole or not at all, and what was committed comes back, whatever was lost meanwhile.
 //!
+//! Longer than 500 lines, since all of it is one harness: a job, its machines, its changelog.
+//!
 //! Needs KINDLING_BROKERS=host:port (`tests/run` sets it); KINDLING_BROKER_SCRIPT lets the broker be restarted.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]

@@ -279,3 +279,93 @@ fn a_job_is_read_again_from_where_it_is_told() {
         - rows.iter().map(|r| serde_json::from_str::<Value>(r).unwrap()["count"].as_i64().unwrap()).sum::<i64>();
     assert!((14_000..=15_000).contains(&again), "{again} rows of partition 2 are counted again");
 }
+
+/// A pipeline without Kafka, whose windows stay open.
+fn generated(name: &str) -> String {
+    let pipeline = counts_pipeline(name, name, "").replace("10.seconds", "1000.days");
+    let source =
+        "source:\n  name: generate\n  parameters: { rowsPerSecond: 20000, partitions: 2, start: '2026-01-01T00:00:00Z' }\n";
+    let start = pipeline.find("source:").unwrap();
+    let end = pipeline.find("pipeline:").unwrap();
+    let mut pipeline = format!("{}{source}{}", &pipeline[..start], &pipeline[end..]);
+    pipeline.truncate(pipeline.find("sink:").unwrap());
+    pipeline + "sink: { name: file, parameters: { path: out.jsonl } }\n"
+}
+
+#[test]
+fn a_job_without_kafka_has_the_same_commands() {
+    let _alone = alone();
+    let job = Job::new(&generated("local"));
+    let child = job.start(&[]);
+    job.wait_for("restored", 1);
+    std::thread::sleep(Duration::from_millis(800));
+    stop(child, &job);
+    let state = lines(&said(&job, &["state", "export", "pipeline.yaml", "--data-dir", "data"]));
+    let sum = |rows: &[Value]| rows.iter().map(|r| r["count"].as_i64().unwrap()).sum::<i64>();
+    let listed = |file: &str, from: &[&str]| -> Value {
+        let args = [&["state", "ls", file, "--json"], from].concat();
+        serde_json::from_str(&said(&job, &args)).unwrap()
+    };
+    let positions = |listed: &Value| listed["positions"].as_object().unwrap().values().filter_map(Value::as_i64).sum::<i64>();
+    let ls = listed("pipeline.yaml", &["--data-dir", "data"]);
+    // Broken rows (one in a thousand, and a few more) are in no window.
+    assert!(sum(&state) > 1_000 && sum(&state) <= positions(&ls) && sum(&state) > positions(&ls) * 98 / 100, "{ls}");
+    assert!(
+        refused(&job, &["state", "ls", "pipeline.yaml", "--data-dir", "data", "--from-changelog"], 2)
+            .contains("has no changelog")
+    );
+    said(&job, &["savepoint", "pipeline.yaml", "--to", "s.savepoint", "--data-dir", "data"]);
+    // Another job goes on from it, and counts on.
+    let other = generated("other").replace("out.jsonl", "other.jsonl");
+    std::fs::write(job.dir.path().join("pipeline.yaml"), other).unwrap();
+    let child = job.start(&["--restore", "s.savepoint"]);
+    job.wait_for("restored", 2);
+    std::thread::sleep(Duration::from_millis(500));
+    stop(child, &job);
+    let more = listed("pipeline.yaml", &["--data-dir", "data"]);
+    assert!(positions(&more) > positions(&ls), "{more}");
+    let counted = sum(&lines(&said(&job, &["state", "export", "pipeline.yaml", "--data-dir", "data"])));
+    assert!(counted > sum(&state) && counted <= positions(&more), "{counted} of {more}");
+    // Generated events are not kept: they can't be read from another place, and the state is left as it was.
+    let run = ["run", "pipeline.yaml", "--data-dir", "data", "--from", "earliest", "--keep-state"];
+    assert!(refused(&job, &run, 2).contains("only a source that keeps its records"));
+    assert_eq!(listed("pipeline.yaml", &["--data-dir", "data"]), more);
+    // A local tree that is damaged is told: it is the only log. Nothing is counted from half of it.
+    let tree = job.dir.path().join("data/default/other/tree");
+    let version = tree.join("version");
+    std::fs::write(version, "").unwrap();
+    assert!(refused(&job, &["run", "pipeline.yaml", "--data-dir", "data"], 5).contains("is damaged"));
+    assert!(refused(&job, &["state", "ls", "pipeline.yaml", "--data-dir", "data"], 5).contains("is damaged"));
+}
+
+#[test]
+fn a_job_that_is_asked_wrongly_says_so_and_goes_on() {
+    let _alone = alone();
+    let job = Job::new(&generated("asked"));
+    let address = free_address();
+    let child = job.start(&["--metrics", &address]);
+    job.wait_for("restored", 1);
+    let get = |path: &str| {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    for wrong in ["/savepoint?key=zz", "/savepoint?key=1", "/savepoint?other"] {
+        assert!(get(wrong).starts_with("HTTP/1.0 400"), "{wrong}");
+    }
+    // Of a key that is not there: a savepoint without entries.
+    assert!(get("/savepoint?key=00").contains("KNDLSAVE"));
+    for _ in 0..5 {
+        said(&job, &["state", "ls", "pipeline.yaml", "--from", &address]);
+    }
+    assert!(get("/metrics").contains("kindling_restored_records_total"));
+    std::fs::write(job.dir.path().join("other.yaml"), generated("other")).unwrap();
+    let text = refused(&job, &["state", "ls", "other.yaml", "--from", &address], 2);
+    assert!(text.contains("runs the job default/asked, and the pipeline is default/other"), "{text}");
+    stop(child, &job);
+    let text = refused(&job, &["state", "ls", "pipeline.yaml", "--from", &address], 4);
+    assert!(text.contains("is that the address given to `kindling run --metrics`?"), "{text}");
+}

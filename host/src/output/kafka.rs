@@ -98,11 +98,12 @@ impl KafkaCommitter {
     pub fn new(spec: CommitSpec) -> Result<Self, CommitError> {
         let Changelog { properties, topic: changelog } =
             changelog(&spec)?.ok_or_else(|| CommitError::Config("neither the source nor a sink is on Kafka".into()))?;
-        let topic = |(role, sink)| match sink {
-            &SinkSpec::Kafka { ref topic, .. } => Some((role, topic.clone())),
-            _ => None,
-        };
-        let sinks = roles(&spec).into_iter().filter_map(topic).collect();
+        let mut sinks = BTreeMap::new();
+        for (role, sink) in roles(&spec) {
+            if let SinkSpec::Kafka { topic, .. } = sink {
+                sinks.insert(role, topic.clone());
+            }
+        }
         let source = match &spec.source {
             SourceSpec::Kafka(kafka) => Some(&kafka.properties),
             _ => None,

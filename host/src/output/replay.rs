@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// Key of the meta record; keys of state are longer.
 pub const META_KEY: &[u8] = b"meta";
 /// Changes that go to the tree at once.
-const BATCH: usize = 10_000;
+const BATCH: usize = 50_000;
 /// How long the broker may be silent during a replay.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -282,7 +282,16 @@ impl<'a> Reader<'a> {
     }
 
     fn flush(&mut self) -> Result<(), CommitError> {
-        let changes = std::mem::take(&mut self.changes);
+        let mut changes = std::mem::take(&mut self.changes);
+        // In the tree's order an insert costs less than half. Of several changes of a key the last counts: the order is a stable one.
+        changes.sort_by(|a, b| (a.shard, &a.key).cmp(&(b.shard, &b.key)));
+        changes.dedup_by(|later, kept| {
+            let same = (later.shard, &later.key) == (kept.shard, &kept.key);
+            if same {
+                kept.value = later.value.take();
+            }
+            same
+        });
         match &self.stored {
             Some(stored) => {
                 let stored = serde_json::to_vec(stored).map_err(|e| CommitError::Corrupt(e.to_string()))?;

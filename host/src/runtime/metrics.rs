@@ -177,5 +177,7 @@ pub fn plugin_families(plugins: &PluginSet) -> Result<Vec<MetricFamily>, prometh
             failures.with_label_values(&[name, &version, kind]).inc_by(count);
         }
     }
-    Ok([calls, rows, nanos, failures].iter().flat_map(Collector::collect).collect())
+    // A family without a member has no text: the encoder refuses all there is for it.
+    let families = [calls, rows, nanos, failures].into_iter().flat_map(|c| c.collect());
+    Ok(families.filter(|f| !f.get_metric().is_empty()).collect())
 }
