@@ -166,6 +166,15 @@ fn a_job_goes_on_from_a_savepoint_as_if_it_had_never_stopped() {
     let status = job.start(&["--until-end", "--restore", "s.savepoint"]).wait().unwrap();
     assert!(status.success() && job.log_text().contains("have been done before"), "{}", job.log_text());
     assert_eq!(read_committed(&format!("{other}-out")).len(), after.len());
+    // Also when the file has been cleaned away meanwhile.
+    let (path, aside) = (job.dir.path().join("s.savepoint"), job.dir.path().join("aside"));
+    std::fs::rename(&path, &aside).unwrap();
+    said(&job, &["run", "pipeline.yaml", "--data-dir", "data", "--until-end", "--restore", "s.savepoint"]);
+    assert!(
+        refused(&job, &["run", "pipeline.yaml", "--restore", "s.savepoint", "--again", "--data-dir", "data"], 2)
+            .contains("s.savepoint")
+    );
+    std::fs::rename(&aside, &path).unwrap();
     // Without word the state that the job has by now is not replaced.
     let args = ["run", "pipeline.yaml", "--data-dir", "data", "--until-end", "--restore", "s.savepoint", "--from", "latest"];
     let text = refused(&job, &args, 2);

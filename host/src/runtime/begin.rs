@@ -73,12 +73,11 @@ impl Begin {
         self.restore.is_none() && self.from.is_none() && self.drop.is_empty()
     }
 
-    /// What is asked for, as a text that is the same for the same.
-    fn how(&self, savepoint: Option<&Savepoint>, plan: &Plan) -> String {
+    /// What is asked for, as a text that is the same for the same; `id` is the savepoint's.
+    fn how(&self, id: &str, plan: &Plan) -> String {
         let mut drop = self.drop.clone();
         drop.sort_unstable();
         let from = self.from.as_ref().map_or("", |(_, text)| text);
-        let id = savepoint.map_or_else(String::new, Savepoint::id);
         format!(
             "restore={id} from={from} drop={} keep={} layout={:016x}",
             drop.join(","),
@@ -87,17 +86,31 @@ impl Begin {
         )
     }
 
+    /// Whether `begun` tells of all that is asked for, with whichever savepoint.
+    fn is_done(&self, begun: &str, plan: &Plan) -> bool {
+        let id = begun.strip_prefix("restore=").and_then(|b| b.split(' ').next());
+        id.is_some_and(|id| !id.is_empty() && begun == self.how(id, plan))
+    }
+
     /// Does what is asked for with the state that was committed.
     ///
     /// # Errors
     /// What is ambiguous or can't be; nothing has changed then.
     pub(super) fn apply(&self, old: Vec<Change>, meta: Option<Meta>, around: Around<'_>) -> Result<Begun, Break> {
+        let before = meta.as_ref().and_then(|m| m.begun.clone()).filter(|_| !self.again);
         let mut savepoint = match &self.restore {
-            Some(path) => Some(Savepoint::open(path).map_err(|e| Break::Fatal(Error::new(e.kind(), e.to_string())))?),
-            None => None,
+            // A file that is gone by now is not needed where it has been restored.
+            Some(path) if path.exists() || !before.as_ref().is_some_and(|b| self.is_done(b, around.plan)) => {
+                Some(Savepoint::open(path).map_err(|e| Break::Fatal(Error::new(e.kind(), e.to_string())))?)
+            }
+            _ => None,
         };
-        let how = self.how(savepoint.as_ref(), around.plan);
-        if !self.again && meta.as_ref().is_some_and(|m| m.begun.as_deref() == Some(how.as_str())) {
+        let id = savepoint.as_ref().map(Savepoint::id);
+        let how = match (id, before.as_deref()) {
+            (None, Some(before)) if self.restore.is_some() => before.to_owned(),
+            (id, _) => self.how(&id.unwrap_or_default(), around.plan),
+        };
+        if before.as_ref() == Some(&how) {
             tracing::info!(
                 "this start's --restore, --from and --drop-state have been done before: going on from where the job stands (--again does them once more)"
             );
