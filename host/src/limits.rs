@@ -10,6 +10,9 @@ pub const ROW_COLUMN: &str = "__row";
 /// Shards of a job's keyed state; a power of two, fixed for the job's life (also the partitions of its changelog topic).
 pub const STATE_SHARDS: u16 = 4;
 
+/// Bytes of state that are copied from a running job at once; a larger state is taken from the changelog of the stopped job.
+pub const STATE_COPY_BYTES: usize = 1 << 30;
+
 /// Bounds of a running job.
 #[derive(Clone, Debug)]
 pub struct JobLimits {

@@ -1,5 +1,7 @@
 //! The committer on a real broker: an epoch is there whole or not at all, and what was committed comes back, whatever was lost meanwhile.
 //!
+//! Longer than 500 lines, since all of it is one harness: a job, its machines, its changelog.
+//!
 //! Needs KINDLING_BROKERS=host:port (`tests/run` sets it); KINDLING_BROKER_SCRIPT lets the broker be restarted.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
@@ -329,7 +331,10 @@ fn a_changelog_that_would_lose_state_is_refused() {
     let job = Job::new("wrong");
     topics::create_with(&properties(), &job.changelog(), Some(4), &[("cleanup.policy", "delete")]).unwrap();
     let error = restore(&mut *kindling::output::open(job.spec(0)).unwrap()).unwrap_err();
-    assert!(matches!(&error, CommitError::Config(text) if text.contains("cleanup.policy=compact")), "{error:?}");
+    assert!(
+        matches!(&error, CommitError::Config(text) if text.contains("cleanup.policy is delete and must be compact")),
+        "{error:?}"
+    );
     let job = Job::new("wrong2");
     topics::create_with(&properties(), &job.changelog(), Some(3), &[("cleanup.policy", "compact")]).unwrap();
     let error = restore(&mut *kindling::output::open(job.spec(0)).unwrap()).unwrap_err();
@@ -415,4 +420,119 @@ fn a_broker_restarted_meanwhile_is_survived() {
     assert_eq!(job.outputs(), want, "each epoch once");
     drop(committer);
     assert_eq!(job.open(1).1.len() as u64, next - 1);
+}
+
+/// Records of the changelog that a restore reads, and what it gives.
+fn replayed(job: &Job, machine: usize) -> (u64, Entries) {
+    let mut committer = kindling::output::open(job.spec(machine)).unwrap();
+    let records = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(u64::MAX));
+    let seen = std::sync::Arc::clone(&records);
+    committer.watch(Box::new(move |progress| {
+        if progress.done && progress.step == kindling::output::RestoreStep::Changelog {
+            assert_eq!(progress.share, Some(1.0));
+            seen.store(progress.records, std::sync::atomic::Ordering::SeqCst);
+        }
+    }));
+    let (entries, _) = restore(&mut *committer).unwrap();
+    (records.load(std::sync::atomic::Ordering::SeqCst), entries)
+}
+
+#[test]
+fn a_restart_with_a_local_tree_reads_only_the_rest_of_the_changelog() {
+    let job = Job::new("rest");
+    let (mut committer, ..) = job.open(0);
+    let epochs = |committer: &mut dyn Committer, numbers: std::ops::Range<u64>| {
+        for n in numbers {
+            let names: Vec<String> = (0..100).map(|k| format!("{}key{n:03}-{k:03}", ["a", "b", "c", "d"][k % 4])).collect();
+            let changes: Vec<(&str, Option<&str>)> = names.iter().map(|k| (k.as_str(), Some("1"))).collect();
+            committer.commit(epoch(n, &changes)).unwrap();
+        }
+    };
+    epochs(&mut *committer, 1..31);
+    drop(committer);
+    // The last record of each partition is read again: it shows that the tree has the topic's history.
+    let (records, entries) = replayed(&job, 0);
+    assert!((1..=4).contains(&records), "{records} records are read where none is new");
+    assert_eq!(entries.len(), 3_000);
+    // Another machine has no tree: all 3,000 changes and the positions of 30 epochs.
+    let (records, entries) = replayed(&job, 1);
+    assert_eq!((records, entries.len()), (3_030, 3_000));
+    // Five epochs that the first machine has not seen.
+    let (mut committer, ..) = job.open(1);
+    epochs(&mut *committer, 31..36);
+    drop(committer);
+    let (records, entries) = replayed(&job, 0);
+    assert!((505..=509).contains(&records), "{records} records are read where 505 are new");
+    assert_eq!(entries.len(), 3_500);
+}
+
+#[test]
+fn everything_wrong_with_a_changelog_is_told_at_once_with_the_command_that_mends_it() {
+    let job = Job::new("settings");
+    let settings = [("cleanup.policy", "compact,delete"), ("delete.retention.ms", "60000")];
+    topics::create_with(&properties(), &job.changelog(), Some(4), &settings).unwrap();
+    let CommitError::Config(text) = restore(&mut *kindling::output::open(job.spec(0)).unwrap()).unwrap_err() else { panic!() };
+    for says in [
+        job.changelog().as_str(),
+        "cleanup.policy is compact,delete and must be compact",
+        "delete.retention.ms is 60000 and must be at least 86400000",
+        "--add-config cleanup.policy=compact,delete.retention.ms=86400000",
+    ] {
+        assert!(text.contains(says), "`{says}` is not in: {text}");
+    }
+    // Larger records, where the connection asks for them.
+    let job = Job::new("large");
+    drop(job.open(0));
+    let mut spec = job.spec(0);
+    let SinkSpec::Kafka { properties, .. } = &mut spec.sink else { panic!() };
+    properties.insert("message.max.bytes".into(), "4000000".into());
+    let rejects = spec.rejects.take();
+    let CommitError::Config(text) = restore(&mut *kindling::output::open(spec.clone()).unwrap()).unwrap_err() else { panic!() };
+    assert!(text.contains("max.message.bytes is 1048588 and must be at least 4000000"), "{text}");
+    drop(rejects);
+    // A changelog that is made is made so.
+    let job = Job::new("larger");
+    let mut spec = job.spec(0);
+    spec.rejects = None;
+    let SinkSpec::Kafka { properties, .. } = &mut spec.sink else { panic!() };
+    properties.insert("message.max.bytes".into(), "4000000".into());
+    let mut committer = kindling::output::open(spec).unwrap();
+    restore(&mut *committer).unwrap();
+    committer.commit(epoch(1, &[("a", Some(&"x".repeat(2_000_000)))])).unwrap();
+}
+
+#[test]
+fn a_tree_that_was_changed_on_the_disk_is_made_anew_from_the_changelog() {
+    let job = Job::new("changed");
+    let (mut committer, ..) = job.open(0);
+    let names: Vec<String> = (0..2_000).map(|k| format!("{}{k:05}", ["a", "b", "c", "d"][k % 4])).collect();
+    let changes: Vec<(&str, Option<&str>)> = names.iter().map(|k| (k.as_str(), Some("a state of some length"))).collect();
+    committer.commit(epoch(1, &changes)).unwrap();
+    drop(committer);
+    let want = job.open(1).1;
+    let folder = job.spec(0).tree_path();
+    let mut files = Vec::new();
+    let mut folders = vec![folder];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    let whole: Vec<_> = files.iter().map(|f| (f.clone(), std::fs::read(f).unwrap())).collect();
+    for (file, bytes) in whole.iter().filter(|(_, b)| !b.is_empty()) {
+        for at in [0, bytes.len() / 3, bytes.len() - 1] {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x20;
+            std::fs::write(file, changed).unwrap();
+            let mut committer = kindling::output::open(job.spec(0)).unwrap();
+            // As the job does: where it is told to go back to the last epoch, it does.
+            let entries = match restore(&mut *committer) {
+                Err(CommitError::Aborted(_)) => restore(&mut *committer).unwrap().0,
+                first => first.unwrap().0,
+            };
+            assert!(entries == want, "{} byte {at}: {} entries of {}", file.display(), entries.len(), want.len());
+            drop(committer);
+        }
+    }
 }

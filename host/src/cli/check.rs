@@ -58,6 +58,16 @@ pub struct Context {
 }
 
 impl Context {
+    /// The pipeline in `file` and its plan; what is wrong with plugins that it does not use is only told.
+    ///
+    /// # Errors
+    /// What is wrong with the pipeline.
+    pub fn plan_of(&self, file: &Path) -> Result<(Pipeline, Plan), Error> {
+        let (plugins, problems) = self.open_plugins()?;
+        warn(&problems);
+        self.plan(file, &plugins).map_err(|e| Error::new(Kind::Config, e.to_string()))
+    }
+
     fn open_plugins(&self) -> Result<(PluginSet, Vec<PluginProblem>), Error> {
         if !self.plugins.is_dir() {
             return Ok((PluginSet::empty(), Vec::new()));

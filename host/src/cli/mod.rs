@@ -8,6 +8,7 @@ macro_rules! say {
     }};
 }
 
+mod ask;
 mod check;
 mod demo;
 mod demo_events;
@@ -15,6 +16,9 @@ mod demo_view;
 mod plugin;
 mod plugin_sdk;
 mod run;
+mod savepoint;
+mod state;
+mod stored;
 mod test;
 
 use crate::error::{Error, Kind};
@@ -64,6 +68,11 @@ enum Command {
     /// Make, build and check a plugin.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// Show a job's state by key, from a running job and from a stopped one.
+    #[command(subcommand)]
+    State(state::StateCommand),
+    /// Write a job's state, offsets and watermarks to a file, for `kindling run --restore`.
+    Savepoint(savepoint::SavepointArgs),
     /// List plugins: name, version, hash, functions, state, and what a running job made of them.
     Plugins(plugin::PluginsArgs),
 }
@@ -71,13 +80,16 @@ enum Command {
 /// Runs the command line; the whole of `main`.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    logging(cli.log, matches!(cli.command, Command::Demo(_)));
+    // What these print is for people; what the parts below have to say to a job's log is not.
+    logging(cli.log, matches!(cli.command, Command::Demo(_) | Command::State(_) | Command::Savepoint(_)));
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Check(args) => check::check(&args),
         Command::Explain(args) => check::explain(&args),
         Command::Test(args) => test::test(&args),
+        Command::State(command) => state::state(&command),
+        Command::Savepoint(args) => savepoint::savepoint(&args),
         Command::Plugin(command) => plugin::plugin(&command),
         Command::Plugins(args) => plugin::plugins(&args),
     };

@@ -3,7 +3,9 @@
 use super::parse_set;
 use crate::config::{self, LoadOptions};
 use crate::error::{Error, Kind};
+use crate::ingest::start::StartFrom;
 use crate::limits::{GuestLimits, JobLimits};
+use crate::runtime::begin::Begin;
 use crate::runtime::core::Counts;
 use crate::runtime::job::{self, Control, End, Observer};
 use crate::runtime::setup::{Setup, SetupOptions, set_up};
@@ -20,6 +22,10 @@ Examples:
   kindling run pipeline.yaml
   kindling run pipeline.yaml --plugins plugins --data-dir /var/lib/kindling --metrics 0.0.0.0:9400
   kindling run pipeline.yaml --until-end --set source.parameters.topic=events-2026-01
+  kindling run pipeline.yaml --restore counts.savepoint
+  kindling run changed.yaml --restore counts.savepoint --drop-state window_aggregate
+  kindling run pipeline.yaml --from 2026-11-01T00:00Z --drop-state window_aggregate
+  kindling run pipeline.yaml --from clicks/0:1500,clicks/1:900 --keep-state
   cat events.jsonl | kindling run pipeline.yaml --set source.name=stdin --set sink.name=stdout")]
 pub struct RunArgs {
     /// The pipeline file.
@@ -54,9 +60,45 @@ pub struct RunArgs {
     /// A partition is idle, and holds the watermark back no longer, after it stood at its end this long.
     #[arg(long, default_value = "5s", value_parser = crate::time::parse_duration)]
     pub idle_after: Duration,
+    /// Begin with the state, offsets and watermarks of a savepoint (`kindling savepoint`). Done once: a restart goes on.
+    #[arg(long, value_name = "FILE")]
+    pub restore: Option<PathBuf>,
+    /// Let --restore replace the state that the job has.
+    #[arg(long, requires = "restore")]
+    pub replace: bool,
+    /// Read from another place: earliest, latest, a time (2026-11-01T00:00Z), or topic/partition:offset,... Done once: a restart goes on.
+    #[arg(long, value_name = "WHERE", value_parser = start_from)]
+    pub from: Option<(StartFrom, String)>,
+    /// Drop the state of an operator (`name` in the pipeline, else window_aggregate); may be repeated. Done once.
+    #[arg(long, value_name = "OPERATOR")]
+    pub drop_state: Vec<String>,
+    /// Keep state although --from reads from another place.
+    #[arg(long, requires = "from", conflicts_with = "drop_state")]
+    pub keep_state: bool,
+    /// Do what --restore, --from and --drop-state say once more, although the job has been begun so before.
+    #[arg(long)]
+    pub again: bool,
     /// Time limit of one guest call.
     #[arg(long, default_value = "500ms", value_parser = crate::time::parse_duration)]
     pub guest_time: Duration,
+}
+
+/// `--from`, with its words.
+fn start_from(text: &str) -> Result<(StartFrom, String), String> {
+    Ok((text.parse()?, text.trim().to_owned()))
+}
+
+impl RunArgs {
+    fn begin(&self) -> Begin {
+        Begin {
+            restore: self.restore.clone(),
+            replace: self.replace,
+            from: self.from.clone(),
+            drop: self.drop_state.clone(),
+            keep: self.keep_state,
+            again: self.again,
+        }
+    }
 }
 
 /// Worker threads where nothing is said: one a core.
@@ -74,9 +116,9 @@ pub fn run_job(
     address: Option<SocketAddr>,
     observer: Observer<'_>,
 ) -> Result<(End, Counts), Error> {
-    let Setup { spec, watcher, swapper, metrics } = setup;
+    let Setup { spec, watcher, swapper, metrics, desk } = setup;
     if let Some(address) = address {
-        crate::server::serve(address, metrics, swapper)?;
+        crate::server::serve(address, metrics, swapper, desk)?;
     }
     let outcome = job::run(spec, control, observer);
     drop(watcher);
@@ -103,7 +145,8 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
         observe_outputs: false,
     };
     let label = format!("{}/{}", pipeline.team, pipeline.name);
-    let setup = set_up(pipeline, &options)?;
+    let mut setup = set_up(pipeline, &options)?;
+    setup.spec.begin = args.begin();
     let control = Arc::new(Control::default());
     super::stop_on_signal(&control)?;
     tracing::info!(job = label, workers = options.workers, "running");

@@ -4,6 +4,7 @@ pub mod decode;
 pub mod endpoints;
 pub mod fault;
 mod operations;
+pub mod operators;
 mod overrides;
 pub mod path;
 pub mod spec;
@@ -99,8 +100,9 @@ fn pipeline(node: Node, file: &str, text: &str, connections: &Connections, fault
     let version = fields.text_opt("version", faults).map_or_else(String::new, |v| v.value);
     let source = fields.need("source", faults).and_then(|n| endpoints::source(n, connections, faults));
     let place = fields.place();
-    let operations: Vec<_> =
-        fields.list("pipeline", faults).into_iter().filter_map(|n| operations::operation(n, faults)).collect();
+    let mut nodes = fields.list("pipeline", faults);
+    let operator = nodes.iter_mut().find_map(|n| operators::take_name(n, faults));
+    let operations: Vec<_> = nodes.into_iter().filter_map(|n| operations::operation(n, faults)).collect();
     if operations.is_empty() && faults.is_empty() {
         faults.push(Fault::new(place, "the pipeline needs `pipeline`: a list of operations"));
     }
@@ -132,6 +134,7 @@ fn pipeline(node: Node, file: &str, text: &str, connections: &Connections, fault
         version,
         source: source?,
         operations,
+        operator: operator.unwrap_or_else(|| operators::WINDOW_AGGREGATE.to_owned()),
         sink: sink.unwrap_or(Some(SinkSpec::Stdout))?,
         late,
         rejects,

@@ -38,6 +38,8 @@ pub struct Pipeline {
     pub source: SourceSpec,
     /// Operations in their order.
     pub operations: Vec<Placed<Operation>>,
+    /// Name of the operator that has state: `name` of the windowed aggregation, `window_aggregate` where the file has none.
+    pub operator: String,
     /// Where results go; stdout where the file has none.
     pub sink: SinkSpec,
     /// Where late rows go.

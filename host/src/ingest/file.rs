@@ -4,6 +4,7 @@
 //! after it, so both "the byte after the line" and "the record's offset + 1" go on with the next line.
 
 use super::lines::{Line, Lines, read_line};
+use super::start::{self, StartFrom};
 use super::{IngestError, Polled, Reader, Source};
 use crate::element::{PartitionName, RawBatch, Records};
 use crate::limits::SOURCE_FILES;
@@ -62,6 +63,18 @@ impl Source for FileSource {
 
     fn start_positions(&mut self) -> Result<Vec<i64>, IngestError> {
         Ok(vec![0; self.partitions.len()])
+    }
+
+    fn positions_at(&mut self, from: &StartFrom) -> Result<Vec<Option<i64>>, IngestError> {
+        let ends = self.end_positions();
+        match from {
+            StartFrom::Earliest => Ok(vec![Some(0); ends.len()]),
+            StartFrom::Latest => Ok(ends.into_iter().map(Some).collect()),
+            StartFrom::Offsets(offsets) => start::named(offsets, &self.partitions, |i| Ok((0, ends[i]))),
+            StartFrom::Time(_) => Err(IngestError::Config(
+                "--from: lines of a file have no time of their own: write earliest, latest, or file/0:byte".into(),
+            )),
+        }
     }
 
     fn readers(&mut self, positions: &[i64], readers: usize) -> Result<Vec<Box<dyn Reader>>, IngestError> {

@@ -6,6 +6,7 @@ pub mod generate;
 pub mod kafka;
 mod lines;
 pub mod memory;
+pub mod start;
 pub mod stdin;
 
 use crate::config::spec::SourceSpec;
@@ -59,6 +60,16 @@ pub trait Source: Send {
     /// # Errors
     /// When the source can't be asked.
     fn start_positions(&mut self) -> Result<Vec<i64>, IngestError>;
+    /// The offset of each partition for a place that the user names; none for partitions of which it says nothing.
+    ///
+    /// # Errors
+    /// When the source has no such place, or can't be asked.
+    fn positions_at(&mut self, from: &start::StartFrom) -> Result<Vec<Option<i64>>, IngestError> {
+        let _ = from;
+        Err(IngestError::Config(
+            "--from: only a source that keeps its records, Kafka or files, can be read from another place".into(),
+        ))
+    }
     /// Readers that read from `positions` (next offset of each partition); reader `r` of `readers` has the partitions with index
     /// `i % readers == r`. Called again after a failed commit, when all earlier readers are gone.
     ///

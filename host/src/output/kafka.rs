@@ -9,16 +9,22 @@ use crate::output::files::FileSinks;
 use crate::output::follower::Follower;
 use crate::output::local::roles;
 use crate::output::replay::{self, Place, REMOVALS_KEPT_MS, Replayed};
+use crate::output::topics::Rule;
 use crate::output::transaction::Transactions;
-use crate::output::{Change, CommitError, CommitSpec, Committer, EpochCommit, Meta, OutRecord, topics};
+use crate::output::{
+    Change, CommitError, CommitSpec, Committer, EpochCommit, Meta, OutRecord, RestoreProgress, RestoreStep, RestoreWatch, topics,
+};
 use crate::state::tree::{Tree, TreeError};
 use crate::time::now_ms;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// Records queued between two looks at delivery reports.
 const SERVE_EVERY: usize = 1_000;
+/// Entries of the local tree between two looks at the clock.
+const TELL_EVERY: u64 = 10_000;
 /// `segment.bytes` of the changelog: 64 MiB.
 const SEGMENT_BYTES: &str = "67108864";
 
@@ -41,6 +47,43 @@ pub struct KafkaCommitter {
     lineage: String,
     /// Where the changelog ends.
     place: Place,
+    watch: RestoreWatch,
+}
+
+/// A job's changelog: its topic, and the properties of the connection that it is on.
+pub struct Changelog {
+    /// librdkafka properties.
+    pub properties: BTreeMap<String, String>,
+    /// Topic.
+    pub topic: String,
+}
+
+/// The changelog of a job; none where no Kafka is involved.
+///
+/// # Errors
+/// [`CommitError::Config`] when the sinks are on several clusters.
+pub fn changelog(spec: &CommitSpec) -> Result<Option<Changelog>, CommitError> {
+    let mut properties: Option<&BTreeMap<String, String>> = None;
+    for (role, sink) in roles(spec) {
+        let SinkSpec::Kafka { properties: own, .. } = sink else { continue };
+        if properties.is_some_and(|p| brokers(p) != brokers(own)) {
+            return Err(CommitError::Config(format!(
+                "{role}: all Kafka sinks of a job must be on one cluster: they share a transaction"
+            )));
+        }
+        properties = Some(own);
+    }
+    let source = match &spec.source {
+        SourceSpec::Kafka(kafka) => Some(&kafka.properties),
+        _ => None,
+    };
+    let topic = format!("{}-changelog", id(spec));
+    Ok(properties.or(source).map(|p| Changelog { properties: p.clone(), topic }))
+}
+
+/// Name of the job's transactions and consumer group.
+fn id(spec: &CommitSpec) -> String {
+    format!("kindling-{}-{}", spec.team, spec.name)
 }
 
 fn brokers(properties: &BTreeMap<String, String>) -> Option<&String> {
@@ -53,24 +96,19 @@ impl KafkaCommitter {
     /// # Errors
     /// [`CommitError::Config`] when the sinks are on several clusters.
     pub fn new(spec: CommitSpec) -> Result<Self, CommitError> {
+        let Changelog { properties, topic: changelog } =
+            changelog(&spec)?.ok_or_else(|| CommitError::Config("neither the source nor a sink is on Kafka".into()))?;
         let mut sinks = BTreeMap::new();
-        let mut properties: Option<BTreeMap<String, String>> = None;
         for (role, sink) in roles(&spec) {
-            let SinkSpec::Kafka { properties: own, topic } = sink else { continue };
-            if properties.as_ref().is_some_and(|p| brokers(p) != brokers(own)) {
-                return Err(CommitError::Config(format!(
-                    "{role}: all Kafka sinks of a job must be on one cluster: they share a transaction"
-                )));
+            if let SinkSpec::Kafka { topic, .. } = sink {
+                sinks.insert(role, topic.clone());
             }
-            properties = Some(own.clone());
-            sinks.insert(role, topic.clone());
         }
         let source = match &spec.source {
             SourceSpec::Kafka(kafka) => Some(&kafka.properties),
             _ => None,
         };
-        let properties = properties.or_else(|| source.cloned()).unwrap_or_default();
-        let id = format!("kindling-{}-{}", spec.team, spec.name);
+        let id = id(&spec);
         let group = match source {
             Some(own) if brokers(own) == brokers(&properties) => {
                 let mut config = topics::client(own);
@@ -82,7 +120,7 @@ impl KafkaCommitter {
             _ => None,
         };
         Ok(Self {
-            changelog: format!("{id}-changelog"),
+            changelog,
             id,
             spec,
             properties,
@@ -94,6 +132,7 @@ impl KafkaCommitter {
             files: FileSinks::default(),
             lineage: String::new(),
             place: Place::default(),
+            watch: Box::new(|_| {}),
         })
     }
 
@@ -159,9 +198,30 @@ impl KafkaCommitter {
         let shards = usize::from(STATE_SHARDS);
         let kept = REMOVALS_KEPT_MS.to_string();
         // The open segment is never compacted: at the broker's default of 1 GiB a restart would read that much of every shard.
-        let settings = [("cleanup.policy", "compact"), ("delete.retention.ms", kept.as_str()), ("segment.bytes", SEGMENT_BYTES)];
+        let mut settings =
+            vec![("cleanup.policy", "compact"), ("delete.retention.ms", kept.as_str()), ("segment.bytes", SEGMENT_BYTES)];
+        let mut rules = vec![
+            Rule::is("cleanup.policy", "compact", "what it deletes by age or size is state that the job still has"),
+            Rule::at_least(
+                "delete.retention.ms",
+                REMOVALS_KEPT_MS,
+                "a local tree that was away for longer would bring keys back that were removed meanwhile",
+            ),
+        ];
+        // Where the user lets records be larger, so must the topic that has the largest states.
+        let large = self.properties.get("message.max.bytes");
+        if let Some(large) = large {
+            settings.push(("max.message.bytes", large));
+        }
+        if let Some(bytes) = large.and_then(|l| l.parse().ok()) {
+            rules.push(Rule::at_least(
+                "max.message.bytes",
+                bytes,
+                "the connection's `message.max.bytes` lets states be as large",
+            ));
+        }
         topics::create_with(&self.properties, &self.changelog, Some(shards), &settings)?;
-        topics::check(&self.properties, &self.changelog, shards, settings[0])?;
+        topics::check(&self.properties, &self.changelog, shards, &rules)?;
         for topic in self.topics.values() {
             topics::create(&self.properties, topic, None)?;
         }
@@ -170,13 +230,32 @@ impl KafkaCommitter {
 
     /// From the changelog to the tree to `each`.
     fn load(&mut self, tree: &Tree, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
-        let Replayed { stored, place } = replay::replay(&self.properties, &self.changelog, tree, now_ms())?;
-        tree.entries(each)?;
+        let Replayed { stored, place, records } =
+            replay::replay(&self.properties, &self.changelog, tree, now_ms(), &mut self.watch)?;
+        tracing::info!(records, "replayed {}", self.changelog);
+        self.load_tree(tree, each)?;
         let meta = stored.as_ref().map(|s| s.meta.clone());
         self.lineage = stored.map_or_else(replay::new_lineage, |s| s.lineage);
         self.place = place;
         self.files = FileSinks::open(&roles(&self.spec), meta.as_ref().map(|m| &m.files), tree)?;
         Ok(meta)
+    }
+
+    /// All entries of the tree to `each`.
+    fn load_tree(&mut self, tree: &Tree, each: &mut dyn FnMut(Change)) -> Result<(), CommitError> {
+        let (started, mut records, mut told) = (Instant::now(), 0, Duration::ZERO);
+        let step = RestoreStep::LocalTree;
+        let watch = &mut self.watch;
+        tree.entries(&mut |entry| {
+            each(entry);
+            records += 1;
+            if records % TELL_EVERY == 0 && started.elapsed() > told + Duration::from_millis(250) {
+                told = started.elapsed();
+                watch(&RestoreProgress { step, records, share: None, elapsed: told, done: false });
+            }
+        })?;
+        watch(&RestoreProgress { step, records, share: Some(1.0), elapsed: started.elapsed(), done: true });
+        Ok(())
     }
 }
 
@@ -190,6 +269,10 @@ impl Drop for KafkaCommitter {
 }
 
 impl Committer for KafkaCommitter {
+    fn watch(&mut self, watch: RestoreWatch) {
+        self.watch = watch;
+    }
+
     fn restore(&mut self, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
         self.files = FileSinks::default();
         self.transactions = None;

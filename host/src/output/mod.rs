@@ -15,6 +15,7 @@ use crate::element::{EpochId, PartitionName};
 use crate::error::Kind;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A record on its way out: to a Kafka topic, or as a line of a file (the value alone).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +52,12 @@ pub struct Meta {
     pub closed: i64,
     /// Fingerprint of the state's layout: keys, panes, state fields.
     pub layout: String,
+    /// The same by the name of the operator that has the state; empty in what was stored before operators had names.
+    #[serde(default)]
+    pub operators: BTreeMap<String, String>,
+    /// How the process that runs the job was told to begin (`--restore`, `--from`, `--drop-state`): it is done once, not at each restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<String>,
     /// Length of each file sink in bytes after this epoch, by sink role (`sink`, `late`, `rejects`); set by the committer.
     #[serde(default)]
     pub files: BTreeMap<String, u64>,
@@ -104,6 +111,33 @@ pub enum CommitError {
     Corrupt(String),
 }
 
+/// What a restore reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreStep {
+    /// Records of the changelog topic.
+    Changelog,
+    /// Entries of the local tree.
+    LocalTree,
+}
+
+/// How far a restore has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RestoreProgress {
+    /// What is read.
+    pub step: RestoreStep,
+    /// Records, or entries, read so far in this step.
+    pub records: u64,
+    /// Share of the step that is done, 0 to 1, by offsets; none where that is not known.
+    pub share: Option<f64>,
+    /// Since the step began.
+    pub elapsed: Duration,
+    /// The step has ended.
+    pub done: bool,
+}
+
+/// Told of a restore's progress a few times a second, and once at the end of each step.
+pub type RestoreWatch = Box<dyn FnMut(&RestoreProgress) + Send>;
+
 /// Commits epochs, each whole or not at all, and gives back the last committed state.
 pub trait Committer: Send {
     /// Fences other processes of this job, undoes what was not committed (open transactions, bytes in file sinks after the committed
@@ -113,6 +147,10 @@ pub trait Committer: Send {
     /// # Errors
     /// [`CommitError`]; `Aborted` means that a retry may help.
     fn restore(&mut self, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError>;
+    /// Tells `watch` how far each restore has come. A committer whose restores are short need not.
+    fn watch(&mut self, watch: RestoreWatch) {
+        drop(watch);
+    }
     /// Commits one epoch. At return everything of it is durable and visible, or none of it is.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 use crate::limits::STATE_SHARDS;
 use crate::output::files::CLAIMS;
 use crate::output::local::read_meta;
-use crate::output::{Change, CommitError, Meta, topics};
+use crate::output::{Change, CommitError, Meta, RestoreProgress, RestoreStep, topics};
 use crate::state::tree::Tree;
 use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// Key of the meta record; keys of state are longer.
 pub const META_KEY: &[u8] = b"meta";
 /// Changes that go to the tree at once.
-const BATCH: usize = 10_000;
+const BATCH: usize = 50_000;
 /// How long the broker may be silent during a replay.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -64,7 +64,14 @@ pub struct Replayed {
     pub stored: Option<Stored>,
     /// Where the changelog ends.
     pub place: Place,
+    /// Records that were read, of an attempt with what the tree had among them.
+    pub records: u64,
 }
+
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+/// How long the broker may take to say where a partition ends.
+const ASK: Duration = Duration::from_secs(10);
 
 /// What is wrong with continuing from a tree.
 enum Verdict {
@@ -90,18 +97,27 @@ pub fn note(tree: &Tree, changes: &[Change], stored: &[u8], place: &Place) -> Re
     Ok(tree.apply(changes, &[("stored", stored), ("place", &place)], false)?)
 }
 
-/// Brings the tree to the end of the changelog; `now` is in milliseconds since 1970 UTC.
+/// Brings the tree to the end of the changelog; `now` is in milliseconds since 1970 UTC. Tells `watch` how far it is.
 ///
 /// # Errors
 /// [`CommitError::Aborted`] when the broker is away, [`CommitError::Corrupt`] when records don't read back.
-pub fn replay(properties: &BTreeMap<String, String>, changelog: &str, tree: &Tree, now: i64) -> Result<Replayed, CommitError> {
+pub fn replay(
+    properties: &BTreeMap<String, String>,
+    changelog: &str,
+    tree: &Tree,
+    now: i64,
+    watch: &mut dyn FnMut(&RestoreProgress),
+) -> Result<Replayed, CommitError> {
     let known: Option<Stored> = tree.note("stored")?.and_then(|b| serde_json::from_slice(&b).ok());
     let place: Option<Place> = tree.note("place")?.and_then(|b| serde_json::from_slice(&b).ok());
     let mut keep = &CLAIMS[..];
+    let mut records = 0;
     if let (Some(known), Some(place)) = (known, place) {
         let old = place.time.is_none_or(|time| now - time > TREE_AGE_MS_MAX);
         let mut reader = Reader::new(properties, changelog, tree, place)?;
-        match reader.run(Some(Known { lineage: &known.lineage, old }))? {
+        let verdict = reader.run(Some(Known { lineage: &known.lineage, old }), watch)?;
+        records = reader.read;
+        match verdict {
             Verdict::Good => return Ok(reader.done()),
             Verdict::Old => tracing::info!("the local tree is too far behind {changelog}: reading all of it"),
             Verdict::Foreign => {
@@ -112,7 +128,8 @@ pub fn replay(properties: &BTreeMap<String, String>, changelog: &str, tree: &Tre
     }
     tree.clear(keep)?;
     let mut reader = Reader::new(properties, changelog, tree, Place::default())?;
-    reader.run(None)?;
+    reader.run(None, watch)?;
+    reader.read += records;
     Ok(reader.done())
 }
 
@@ -146,36 +163,68 @@ struct Reader<'a> {
     from: Place,
     place: Place,
     open: BTreeSet<i32>,
+    /// First offset that is read, and the end, of each partition; empty where the broker did not say.
+    ranges: BTreeMap<i32, (i64, i64)>,
+    read: u64,
+}
+
+/// Where each partition of the changelog begins and ends for readers of committed records.
+fn ranges(consumer: &BaseConsumer<Quiet>, changelog: &str) -> Result<BTreeMap<i32, (i64, i64)>, KafkaError> {
+    (0..i32::from(STATE_SHARDS)).map(|p| Ok((p, consumer.fetch_watermarks(changelog, p, ASK)?))).collect()
+}
+
+fn config(properties: &BTreeMap<String, String>, changelog: &str) -> rdkafka::ClientConfig {
+    let mut config = topics::client(properties);
+    config
+        .set("group.id", format!("{changelog}-replay"))
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed");
+    config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest").set("fetch.queue.backoff.ms", "10");
+    // The end of a partition is told by an empty answer, which the broker holds back this long: 500 ms by default.
+    config.set("fetch.wait.max.ms", "5");
+    config
+}
+
+/// End of each partition of the changelog, committed records only. The same before and after a replay: no epoch came between.
+///
+/// # Errors
+/// [`CommitError`].
+pub fn ends(properties: &BTreeMap<String, String>, changelog: &str) -> Result<Vec<i64>, CommitError> {
+    let consumer: BaseConsumer<Quiet> =
+        config(properties, changelog).create_with_context(Quiet).map_err(|e| CommitError::Config(format!("{changelog}: {e}")))?;
+    let found = ranges(&consumer, changelog).map_err(|e| topics::unreachable(properties, &format!("topic {changelog}"), &e))?;
+    Ok(found.into_values().map(|(_, end)| end).collect())
 }
 
 impl<'a> Reader<'a> {
     /// A reader that starts at the last record that the tree has seen of each partition.
     fn new(properties: &BTreeMap<String, String>, changelog: &'a str, tree: &'a Tree, from: Place) -> Result<Self, CommitError> {
         let bad = |e: KafkaError| CommitError::Aborted(format!("{changelog}: {e}"));
-        let mut config = topics::client(properties);
-        config
-            .set("group.id", format!("{changelog}-replay"))
-            .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed");
-        config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest").set("fetch.queue.backoff.ms", "10");
-        // The end of a partition is told by an empty answer, which the broker holds back this long: 500 ms by default.
-        config.set("fetch.wait.max.ms", "5");
-        let consumer: BaseConsumer<Quiet> =
-            config.create_with_context(Quiet).map_err(|e| CommitError::Config(format!("{changelog}: {e}")))?;
+        let consumer: BaseConsumer<Quiet> = config(properties, changelog)
+            .create_with_context(Quiet)
+            .map_err(|e| CommitError::Config(format!("{changelog}: {e}")))?;
+        let mut ranges = ranges(&consumer, changelog).unwrap_or_default();
         let mut list = TopicPartitionList::new();
         for partition in 0..i32::from(STATE_SHARDS) {
-            let offset = from.offsets.get(&partition).map_or(Offset::Beginning, |o| Offset::Offset(*o));
+            // A number where there is one: librdkafka looks "the beginning" up itself, and half a second later where it does not know the
+            // partition's leader yet.
+            let first = from.offsets.get(&partition).or(ranges.get(&partition).map(|(first, _)| first));
+            let offset = first.map_or(Offset::Beginning, |o| Offset::Offset(*o));
             list.add_partition_offset(changelog, partition, offset).map_err(bad)?;
         }
         consumer.assign(&list).map_err(bad)?;
         let open = (0..i32::from(STATE_SHARDS)).collect();
-        Ok(Self { consumer, tree, changelog, changes: Vec::new(), stored: None, place: from.clone(), from, open })
+        for (partition, (first, _)) in &mut ranges {
+            *first = from.offsets.get(partition).copied().unwrap_or(0).max(*first);
+        }
+        let place = from.clone();
+        Ok(Self { consumer, tree, changelog, changes: Vec::new(), stored: None, place, from, open, ranges, read: 0 })
     }
 
     /// Reads to the end; gives up where that shows that what is known can't be built upon.
-    fn run(&mut self, known: Option<Known<'_>>) -> Result<Verdict, CommitError> {
-        let mut heard = Instant::now();
-        let (mut read, mut told) = (0u64, Instant::now());
+    fn run(&mut self, known: Option<Known<'_>>, watch: &mut dyn FnMut(&RestoreProgress)) -> Result<Verdict, CommitError> {
+        let started = Instant::now();
+        let (mut heard, mut told) = (started, started);
         while !self.open.is_empty() {
             match self.consumer.poll(Duration::from_millis(100)) {
                 None if heard.elapsed() > SILENCE => {
@@ -203,27 +252,49 @@ impl<'a> Reader<'a> {
                         self.changes.push(Change { shard: u16::try_from(partition).unwrap_or(0), key, value });
                     }
                     self.place.advance(Place { offsets: [(partition, offset)].into(), time });
-                    read += 1;
+                    self.read += 1;
                     if self.changes.len() >= BATCH && (known.is_none() || self.stored.is_some()) {
                         self.flush()?;
                     }
                 }
             }
             heard = Instant::now();
-            if told.elapsed() > Duration::from_secs(2) {
+            if heard.duration_since(told) > TELL_EVERY {
                 told = heard;
-                tracing::info!(records = read, "replaying {}", self.changelog);
+                watch(&self.progress(started, false));
             }
         }
         if known.is_some() && self.stored.is_none() {
             return Ok(Verdict::Foreign);
         }
         self.flush()?;
+        watch(&self.progress(started, true));
         Ok(Verdict::Good)
     }
 
+    fn progress(&self, started: Instant, done: bool) -> RestoreProgress {
+        let all: i64 = self.ranges.values().map(|(first, end)| (end - first).max(0)).sum();
+        let come = |(partition, (first, end)): (&i32, &(i64, i64))| match self.place.offsets.get(partition) {
+            _ if !self.open.contains(partition) => (end - first).max(0),
+            Some(at) => (at + 1 - first).clamp(0, (end - first).max(0)),
+            None => 0,
+        };
+        let come: i64 = self.ranges.iter().map(come).sum();
+        let share = (!self.ranges.is_empty()).then(|| if done || all == 0 { 1.0 } else { come as f64 / all as f64 });
+        RestoreProgress { step: RestoreStep::Changelog, records: self.read, share, elapsed: started.elapsed(), done }
+    }
+
     fn flush(&mut self) -> Result<(), CommitError> {
-        let changes = std::mem::take(&mut self.changes);
+        let mut changes = std::mem::take(&mut self.changes);
+        // In the tree's order an insert costs less than half. Of several changes of a key the last counts: the order is a stable one.
+        changes.sort_by(|a, b| (a.shard, &a.key).cmp(&(b.shard, &b.key)));
+        changes.dedup_by(|later, kept| {
+            let same = (later.shard, &later.key) == (kept.shard, &kept.key);
+            if same {
+                kept.value = later.value.take();
+            }
+            same
+        });
         match &self.stored {
             Some(stored) => {
                 let stored = serde_json::to_vec(stored).map_err(|e| CommitError::Corrupt(e.to_string()))?;
@@ -234,7 +305,7 @@ impl<'a> Reader<'a> {
     }
 
     fn done(self) -> Replayed {
-        Replayed { stored: self.stored, place: self.place }
+        Replayed { stored: self.stored, place: self.place, records: self.read }
     }
 }
 

@@ -81,23 +81,64 @@ pub fn create_with(
     Err(unreachable(properties, &format!("topic {topic}"), &"its partitions have no leader yet"))
 }
 
-/// Refuses a topic that does not have so many partitions, or whose `setting` is not `value`.
+/// What a setting of a topic must be.
+pub struct Rule<'a> {
+    setting: &'static str,
+    wanted: Wanted<'a>,
+    /// What would happen otherwise.
+    why: &'static str,
+}
+
+enum Wanted<'a> {
+    Is(&'a str),
+    AtLeast(i64),
+}
+
+impl<'a> Rule<'a> {
+    /// It must be `value`.
+    pub fn is(setting: &'static str, value: &'a str, why: &'static str) -> Self {
+        Self { setting, wanted: Wanted::Is(value), why }
+    }
+
+    /// It must be a number from `least`, or -1 (without a bound).
+    pub fn at_least(setting: &'static str, least: i64, why: &'static str) -> Self {
+        Self { setting, wanted: Wanted::AtLeast(least), why }
+    }
+
+    /// What is wrong with `found`, and the value to set.
+    fn fault(&self, found: &str) -> Option<(String, String)> {
+        let (good, wanted, set) = match self.wanted {
+            Wanted::Is(value) => (found == value, value.to_owned(), value.to_owned()),
+            Wanted::AtLeast(least) => {
+                // What can't be read as a number is left to the broker.
+                let good = found.parse::<i64>().map_or(true, |n| n == -1 || n >= least);
+                (good, format!("at least {least}"), least.to_string())
+            }
+        };
+        let Self { setting, why, .. } = self;
+        (!good).then(|| (format!("{setting} is {found} and must be {wanted}: {why}"), format!("{setting}={set}")))
+    }
+}
+
+/// Refuses a topic that does not have so many partitions, or whose settings break a rule.
 ///
 /// # Errors
-/// [`CommitError::Config`] with what to do, [`CommitError::Aborted`] when the broker does not answer.
+/// [`CommitError::Config`] with all that is wrong and what to do, [`CommitError::Aborted`] when the broker does not answer.
 pub fn check(
     properties: &BTreeMap<String, String>,
     topic: &str,
     partitions: usize,
-    (setting, value): (&str, &str),
+    rules: &[Rule<'_>],
 ) -> Result<(), CommitError> {
     let config = client(properties);
     let bad = |e: rdkafka::error::KafkaError| CommitError::Config(format!("topic {topic}: {e}"));
     let probe: BaseConsumer = config.create().map_err(bad)?;
     let found = leaders(&probe, topic).ok_or_else(|| unreachable(properties, &format!("topic {topic}"), &"no answer"))?;
     if found != partitions {
-        let text = format!("topic {topic} has {found} partitions and must have {partitions}: delete it, the job makes it anew");
-        return Err(CommitError::Config(text));
+        return Err(CommitError::Config(format!(
+            "topic {topic} has {found} partitions and must have {partitions}, one a shard of the job's state. Is it the changelog of another \
+             program? Then give the job another name. If nothing in it is needed: delete it, and the job makes it anew"
+        )));
     }
     let admin: AdminClient<DefaultClientContext> = config.create().map_err(bad)?;
     let options = AdminOptions::new().request_timeout(Some(PATIENCE));
@@ -105,12 +146,19 @@ pub fn check(
     let described = described.map_err(|e| unreachable(properties, &format!("topic {topic}"), &e))?;
     // A user without the right to look is not stopped for it.
     let Some(Ok(resource)) = described.into_iter().next() else { return Ok(()) };
-    let found = resource.get(setting).and_then(|entry| entry.value.clone()).unwrap_or_default();
-    if found == value {
+    let value = |rule: &Rule<'_>| resource.get(rule.setting).and_then(|entry| entry.value.clone());
+    // A setting that the broker does not tell of is one that it does not have.
+    let faults: Vec<_> = rules.iter().filter_map(|r| r.fault(&value(r)?)).collect();
+    if faults.is_empty() {
         return Ok(());
     }
+    let (texts, settings): (Vec<_>, Vec<_>) = faults.into_iter().unzip();
     Err(CommitError::Config(format!(
-        "topic {topic} has {setting}={found} and must have {setting}={value}, or state would be lost"
+        "topic {topic} has settings with which state would be lost:\n  {}\nset them: kafka-configs.sh --bootstrap-server {} --alter \
+         --entity-type topics --entity-name {topic} --add-config {}",
+        texts.join("\n  "),
+        properties.get("bootstrap.servers").map_or("?", String::as_str),
+        settings.iter().map(|s| if s.contains(',') { format!("{s:?}") } else { s.clone() }).collect::<Vec<_>>().join(",")
     )))
 }
 

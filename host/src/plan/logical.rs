@@ -84,6 +84,7 @@ fn stateless(planner: &mut Planner<'_>, pipeline: &Pipeline, fields: &[DecodeFie
         output: Arc::new(Schema::new(visible)),
         output_keys: Vec::new(),
         layout: "stateless".to_owned(),
+        operator: pipeline.operator.clone(),
         guests,
     })
 }
@@ -132,6 +133,7 @@ fn aggregated(
         output: post.output,
         output_keys,
         layout,
+        operator: pipeline.operator.clone(),
         guests,
     })
 }

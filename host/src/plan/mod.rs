@@ -185,6 +185,15 @@ pub struct Plan {
     /// Fingerprint of what stored state depends on: key types, window, aggregates' state fields and layouts. Two plans with the
     /// same fingerprint can go on with each other's state.
     pub layout: String,
+    /// Name of the operator that has the state.
+    pub operator: String,
     /// Guests that the plan calls: function, plugin, version, hash.
     pub guests: Vec<crate::plugin::GuestUse>,
+}
+
+impl Plan {
+    /// The operators that have state, by name, and the layout of their state.
+    pub fn operators(&self) -> std::collections::BTreeMap<String, String> {
+        self.window.iter().map(|_| (self.operator.clone(), self.layout.clone())).collect()
+    }
 }

@@ -15,7 +15,9 @@ use crate::output::encode::Encoder;
 use crate::output::side::{LateRow, Reject};
 use crate::output::{Change, EpochCommit, Meta, OutRecord};
 use crate::plan::Plan;
+use crate::runtime::carry;
 use crate::state::codec::CodecError;
+use crate::state::savepoint::{self, Header};
 use crate::state::store::Store;
 use arrow::array::{Array, RecordBatch};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -99,6 +101,8 @@ pub struct JobCore {
     closed: i64,
     epoch: u64,
     counts: Counts,
+    /// Stored with the state: see [`Meta::begun`].
+    begun: Option<String>,
 }
 
 impl JobCore {
@@ -121,6 +125,7 @@ impl JobCore {
             closed: i64::MIN,
             epoch: 0,
             counts: Counts::default(),
+            begun: None,
         })
     }
 
@@ -148,12 +153,8 @@ impl JobCore {
                 meta.format
             ));
         }
-        if meta.layout != self.plan.layout && self.store.slots() > 0 {
-            return Err(format!(
-                "the stored state was made by another pipeline: it keeps `{}`, this one keeps `{}`; give the job another name, or let the old one \
-                 close its windows first (`--until-end`)",
-                meta.layout, self.plan.layout
-            ));
+        if self.store.slots() > 0 {
+            carry::check(meta, &self.plan)?;
         }
         for (i, name) in self.partitions.iter().enumerate() {
             let name = name.to_string();
@@ -163,6 +164,24 @@ impl JobCore {
         self.closed = meta.closed;
         self.epoch = meta.epoch;
         Ok(())
+    }
+
+    /// What is stored with the state of how the process was told to begin: see [`Meta::begun`].
+    pub fn begun(&mut self, how: Option<String>) {
+        self.begun = how;
+    }
+
+    /// Appends the state as of the last epoch to `savepoint` (see [`crate::state::savepoint`]), all of it or one key's (encoded); gives
+    /// the number of entries, none where `bytes_max` would be passed.
+    pub fn copy(
+        &self,
+        header: impl FnOnce(Meta) -> Header,
+        key: Option<&[u8]>,
+        bytes_max: usize,
+        savepoint: &mut Vec<u8>,
+    ) -> Option<u64> {
+        savepoint::begin(&header(self.meta()), savepoint);
+        self.store.copy(key, bytes_max, savepoint)
     }
 
     /// The plan that epochs are closed with.
@@ -421,6 +440,8 @@ impl JobCore {
             watermarks: named(&self.watermarks, |w| w != i64::MIN),
             closed: self.closed,
             layout: self.plan.layout.clone(),
+            operators: self.plan.operators(),
+            begun: self.begun.clone(),
             files: BTreeMap::new(),
         }
     }

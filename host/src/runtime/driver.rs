@@ -4,6 +4,7 @@
 //! word to the observer for each epoch that is committed.
 
 use super::core::{Counts, JobCore, Outcome, Progress};
+use super::desk::Desk;
 use super::job::{Break, Committed, Control, End, Observer, commit_break, defect, ingest_break};
 use super::metrics::Metrics;
 use super::swap::{Candidate, Swapper};
@@ -12,12 +13,13 @@ use crate::element::{PartitionName, RawBatch};
 use crate::error::{Error, Kind};
 use crate::ingest::decode::Decoder;
 use crate::ingest::{IngestError, Source};
-use crate::limits::JobLimits;
+use crate::limits::{JobLimits, STATE_COPY_BYTES};
 use crate::operator::FaultPolicy;
 use crate::operator::epoch::{EpochStart, TaskEpoch};
 use crate::output::{CommitError, EpochCommit, OutRecord};
 use crate::plan::Plan;
 use crate::plugin::{FailureKind, PluginSet, guest_error};
+use crate::state::savepoint::Header;
 use crossbeam_channel::{Receiver, Sender};
 use datafusion::error::DataFusionError;
 use std::sync::Arc;
@@ -115,6 +117,9 @@ pub(super) struct Driver<'a> {
     pub(super) observe_outputs: bool,
     /// Counts of earlier attempts of this process.
     pub(super) base: Counts,
+    pub(super) desk: &'a Desk,
+    /// Team and name.
+    pub(super) label: (String, String),
 }
 
 impl Driver<'_> {
@@ -133,6 +138,7 @@ impl Driver<'_> {
                 self.start_next(&tasks);
             }
             self.close(tasks, &plan, observer, total)?;
+            self.answer(observer, total)?;
             if lag_asked.elapsed() >= LAG_EVERY || stop {
                 lag_asked = Instant::now();
                 self.metrics.lag(self.partitions, self.core.positions(), &self.source.end_positions(), self.core.watermarks());
@@ -146,6 +152,17 @@ impl Driver<'_> {
                 };
             }
         }
+    }
+
+    /// Copies the state for whoever waits for it, once its last epoch has committed.
+    fn answer(&mut self, observer: Observer<'_>, total: &mut Counts) -> Result<(), Break> {
+        let Some(ask) = self.desk.waiting() else { return Ok(()) };
+        self.wait_for_commit(observer, total)?;
+        let mut bytes = Vec::new();
+        let header = |meta| Header::new(&self.label.0, &self.label.1, ask.now_ms, meta);
+        let copied = self.core.copy(header, ask.key.as_deref(), STATE_COPY_BYTES, &mut bytes);
+        ask.answer(copied.map(|entries| (bytes, entries)));
+        Ok(())
     }
 
     fn policy(&self) -> FaultPolicy {

@@ -8,9 +8,11 @@ use crate::error::{Error, Kind};
 use crate::ingest::decode::Decoder;
 use crate::ingest::{IngestError, Source};
 use crate::limits::JobLimits;
-use crate::output::{CommitError, Committer, EpochCommit, OutRecord};
+use crate::output::{Change, CommitError, Committer, EpochCommit, Meta, OutRecord};
 use crate::plan::Plan;
+use crate::runtime::begin::{Around, Begin, Begun};
 use crate::runtime::core::{Counts, JobCore, OutputFormat};
+use crate::runtime::desk::Desk;
 use crate::runtime::driver::{Driver, ProgressClock};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::swap::Swapper;
@@ -46,6 +48,10 @@ pub struct JobSpec {
     pub metrics: Arc<Metrics>,
     /// Whether the observer is given the result rows (a copy of each).
     pub observe_outputs: bool,
+    /// How the job is told to begin.
+    pub begin: Begin,
+    /// Where a copy of its state is asked for.
+    pub desk: Arc<Desk>,
 }
 
 /// Ends a job from outside.
@@ -164,21 +170,7 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
     let format = OutputFormat { timestamps: spec.pipeline.timestamp_format };
     let mut core =
         JobCore::new(Arc::clone(&spec.plan), partitions.clone(), format, spec.limits.clone()).map_err(|e| defect(&e))?;
-    let mut bad = None;
-    let meta = spec
-        .committer
-        .restore(&mut |entry| {
-            if let Err(e) = core.load(entry) {
-                bad.get_or_insert(e);
-            }
-        })
-        .map_err(commit_break)?;
-    if let Some(error) = bad {
-        return Err(Error::new(Kind::Data, format!("{error}; the job's changelog holds something else than its state")).into());
-    }
-    // After the committer has fenced an earlier process off: until then offsets that it was about to commit are in the balance, and the
-    // broker gives none.
-    core.start_at(spec.source.start_positions().map_err(ingest_break)?);
+    let meta = restore(spec, &mut core)?;
     if let Some(meta) = &meta {
         core.restore(meta).map_err(|text| Error::new(Kind::Config, text))?;
     }
@@ -192,7 +184,8 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
     let (result_in, results) = bounded::<Ran>(workers);
     let (commit_in, commits) = bounded::<EpochCommit>(1);
     let (ack_in, acks) = bounded::<(Result<(), CommitError>, Duration)>(1);
-    let JobSpec { plan, swapper, source, committer, metrics, observe_outputs, .. } = spec;
+    let label = (spec.pipeline.team.clone(), spec.pipeline.name.clone());
+    let JobSpec { plan, swapper, source, committer, metrics, observe_outputs, desk, .. } = spec;
     std::thread::scope(|scope| {
         let mut commands = Vec::new();
         for (worker, reader) in readers.into_iter().enumerate() {
@@ -223,12 +216,46 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
             handed_over: Vec::new(),
             observe_outputs: *observe_outputs,
             base: *total,
+            desk,
+            label,
         };
         let end = driver.drive(control, observer, total);
         *plan = Arc::clone(&driver.current);
         end
         // The driver's channels close here, and the threads end.
     })
+}
+
+/// The committed state into `core`, as the job was told to begin.
+fn restore(spec: &mut JobSpec, core: &mut JobCore) -> Result<Option<Meta>, Break> {
+    // Where the job was told to begin otherwise, its state is looked at first.
+    let mut aside = Vec::new();
+    let mut bad = None;
+    let plain = spec.begin.is_empty();
+    let mut load = |entry: Change| {
+        if let Err(e) = core.load(entry) {
+            bad.get_or_insert(e);
+        }
+    };
+    let meta = spec.committer.restore(&mut |entry| if plain { load(entry) } else { aside.push(entry) }).map_err(commit_break)?;
+    // After the committer has fenced an earlier process off: until then offsets that it was about to commit are in the balance, and the
+    // broker gives none.
+    let starts = spec.source.start_positions().map_err(ingest_break)?;
+    let begun = if plain {
+        Begun { entries: aside, meta, how: None }
+    } else {
+        let (source, committer) = (spec.source.as_mut(), spec.committer.as_mut());
+        spec.begin.apply(aside, meta, Around { plan: &spec.plan, source, committer, starts: &starts })?
+    };
+    // Not twice in one process, whatever makes it come here again.
+    spec.begin.again = false;
+    begun.entries.into_iter().for_each(load);
+    if let Some(error) = bad {
+        return Err(Error::new(Kind::Data, format!("{error}; the job's changelog holds something else than its state")).into());
+    }
+    core.start_at(starts);
+    core.begun(begun.how);
+    Ok(begun.meta)
 }
 
 fn commit_loop(

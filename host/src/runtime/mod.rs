@@ -3,11 +3,16 @@
 //! [`core::JobCore`] is the job without either: epochs in, commits out. Tests and scenarios drive it directly; [`job`] drives it with
 //! readers, workers and a committer.
 
+pub mod begin;
+pub mod carry;
 pub mod core;
+pub mod desk;
 pub mod driver;
 pub mod job;
 pub mod metrics;
+pub mod restoring;
 pub mod scenario;
 pub mod setup;
 pub mod swap;
+pub mod view;
 pub mod worker;

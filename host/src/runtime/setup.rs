@@ -1,7 +1,10 @@
 //! A pipeline to a job that is ready to run: plugins, plan, source, committer, and the watch on the plugins' folder.
 
+use super::begin::Begin;
+use super::desk::Desk;
 use super::job::JobSpec;
 use super::metrics::Metrics;
+use super::restoring;
 use super::swap::Swapper;
 use crate::config::spec::Pipeline;
 use crate::error::{Error, Kind};
@@ -23,6 +26,8 @@ pub struct Setup {
     pub swapper: Arc<Swapper>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Where a copy of the job's state is asked for.
+    pub desk: Arc<Desk>,
 }
 
 /// How a job is set up.
@@ -71,8 +76,10 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
         rejects: pipeline.rejects.clone(),
         data_dir: options.data_dir.to_path_buf(),
     };
-    let committer = output::open(commit).map_err(|e| Error::new(e.kind(), e.to_string()))?;
+    let mut committer = output::open(commit).map_err(|e| Error::new(e.kind(), e.to_string()))?;
     let metrics = Arc::new(Metrics::new(&team, &name).map_err(|e| Error::new(Kind::Internal, e.to_string()))?);
+    committer.watch(restoring::watch(format!("{team}/{name}"), Arc::clone(&metrics)));
+    let desk = Arc::<Desk>::default();
     let swapper = Swapper::new(pipeline.clone(), Arc::clone(&plan), plugins.clone());
     let watcher = if options.plugins.is_dir() {
         let (watcher, events) =
@@ -93,6 +100,8 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
         workers: options.workers,
         metrics: Arc::clone(&metrics),
         observe_outputs: options.observe_outputs,
+        begin: Begin::default(),
+        desk: Arc::clone(&desk),
     };
-    Ok(Setup { spec, watcher, swapper, metrics })
+    Ok(Setup { spec, watcher, swapper, metrics, desk })
 }

@@ -1,8 +1,10 @@
-//! HTTP for people and Prometheus: `/metrics`, `/plugins`, `/healthz`. Read-only.
+//! HTTP for people and Prometheus: `/metrics`, `/plugins`, `/savepoint`, `/healthz`. Read-only.
 
 use crate::error::{Error, Kind};
+use crate::runtime::desk::{Desk, DeskError};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::swap::Swapper;
+use axum::extract::RawQuery;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// When the address can't be bound.
-pub fn serve(address: SocketAddr, metrics: Arc<Metrics>, swapper: Arc<Swapper>) -> Result<SocketAddr, Error> {
+pub fn serve(address: SocketAddr, metrics: Arc<Metrics>, swapper: Arc<Swapper>, desk: Arc<Desk>) -> Result<SocketAddr, Error> {
     let taken = |e: std::io::Error| Error::new(Kind::Config, format!("--metrics {address} can't be used: {e}"));
     let listener = std::net::TcpListener::bind(address).map_err(taken)?;
     listener.set_nonblocking(true).map_err(taken)?;
@@ -24,6 +26,7 @@ pub fn serve(address: SocketAddr, metrics: Arc<Metrics>, swapper: Arc<Swapper>) 
     let router = axum::Router::new()
         .route("/metrics", get(move || async move { render(&metrics, &swapper) }))
         .route("/plugins", get(move || async move { plugins(&of_plugins) }))
+        .route("/savepoint", get(move |query: RawQuery| savepoint(Arc::clone(&desk), query)))
         .route("/healthz", get(|| async { "ok\n" }));
     std::thread::spawn(move || {
         let served = runtime.block_on(async { axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await });
@@ -53,4 +56,29 @@ fn plugins(swapper: &Swapper) -> impl IntoResponse + use<> {
         Ok(body) => (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string()),
     }
+}
+
+/// A savepoint of the running job; of one key with `?key=` and the encoded key as hexadecimal digits.
+async fn savepoint(desk: Arc<Desk>, RawQuery(query): RawQuery) -> impl IntoResponse + use<> {
+    let text = |status, text: String| (status, [(header::CONTENT_TYPE, "text/plain")], text.into_bytes());
+    let key = match query.as_deref().map(|q| q.strip_prefix("key=").and_then(bytes_of_hex)) {
+        None => None,
+        Some(Some(key)) => Some(key),
+        Some(None) => return text(StatusCode::BAD_REQUEST, "ask for /savepoint, or /savepoint?key=HEX".into()),
+    };
+    // The job may take its time; other questions are answered meanwhile.
+    let made = tokio::task::spawn_blocking(move || desk.savepoint(key, crate::time::now_ms())).await;
+    match made {
+        Ok(Ok(bytes)) => (StatusCode::OK, [(header::CONTENT_TYPE, "application/octet-stream")], bytes),
+        Ok(Err(error @ DeskError::Large)) => text(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
+        Ok(Err(error)) => text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+/// Bytes of hexadecimal digits.
+fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |d: u8| char::from(d).to_digit(16);
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| Some((digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?) as u8)).collect()
 }

@@ -4,5 +4,6 @@
 //! it, plus what the epochs in flight did.
 
 pub mod codec;
+pub mod savepoint;
 pub mod store;
 pub mod tree;

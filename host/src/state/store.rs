@@ -6,6 +6,7 @@
 use crate::limits::STATE_SHARDS;
 use crate::output::Change;
 use crate::state::codec::{CodecError, stable_hash};
+use crate::state::savepoint;
 use std::collections::{BTreeMap, HashMap};
 
 /// A pane: a slice of event time that overlapping windows share.
@@ -87,15 +88,31 @@ impl Store {
         changes
     }
 
+    /// Appends all entries, or those of one encoded key, to a savepoint that is built in memory; how many, or none where `savepoint` would
+    /// have more than `bytes_max`.
+    pub fn copy(&self, key: Option<&[u8]>, bytes_max: usize, savepoint: &mut Vec<u8>) -> Option<u64> {
+        let mut count = 0;
+        for (pane, entries) in &self.panes {
+            let (start, from) = (pane.start.to_be_bytes(), pane.from.to_be_bytes());
+            let one = key.map(|k| entries.get_key_value(k));
+            let all = one.is_none().then_some(entries).into_iter().flatten();
+            for (key, state) in one.flatten().into_iter().chain(all) {
+                if savepoint.len() + key.len() + state.len() > bytes_max {
+                    return None;
+                }
+                savepoint::entry(shard(key), &[&start, &from, key], state, savepoint);
+                count += 1;
+            }
+        }
+        Some(count)
+    }
+
     /// Takes one entry of the log back in.
     ///
     /// # Errors
     /// [`CodecError::Corrupt`] when the entry has no pane.
     pub fn load(&mut self, entry: Change) -> Result<(), CodecError> {
-        let Some((pane, key)) = entry.key.split_at_checked(PANE_BYTES) else {
-            return Err(CodecError::Corrupt { what: "key", why: format!("{} bytes are too few for a pane", entry.key.len()) });
-        };
-        let pane = PaneId { start: be(&pane[..8]), from: be(&pane[8..]) };
+        let (pane, key) = split(&entry.key)?;
         match entry.value {
             Some(state) => self.set(Update { pane, key: key.into(), state: state.into() }),
             None => {
@@ -123,6 +140,21 @@ impl Store {
     }
 }
 
+/// The pane and the encoded key of an entry of the log.
+///
+/// # Errors
+/// [`CodecError::Corrupt`] when it has no pane.
+pub fn split(entry: &[u8]) -> Result<(PaneId, &[u8]), CodecError> {
+    let Some((pane, key)) = entry.split_at_checked(PANE_BYTES) else {
+        return Err(CodecError::Corrupt { what: "key", why: format!("{} bytes are too few for a pane", entry.len()) });
+    };
+    Ok((PaneId { start: be(&pane[..8]), from: be(&pane[8..]) }, key))
+}
+
+fn shard(key: &[u8]) -> u16 {
+    (stable_hash(key) % u64::from(STATE_SHARDS)) as u16
+}
+
 fn be(bytes: &[u8]) -> i64 {
     bytes.try_into().map_or(0, i64::from_be_bytes)
 }
@@ -133,8 +165,7 @@ fn change(pane: PaneId, key: &[u8], value: Option<Vec<u8>>) -> Change {
     full.extend_from_slice(&pane.start.to_be_bytes());
     full.extend_from_slice(&pane.from.to_be_bytes());
     full.extend_from_slice(key);
-    let shard = (stable_hash(key) % u64::from(STATE_SHARDS)) as u16;
-    Change { shard, key: full, value }
+    Change { shard: shard(key), key: full, value }
 }
 
 #[cfg(test)]

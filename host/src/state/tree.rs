@@ -2,14 +2,23 @@
 //!
 //! It is written only after the epoch has committed (or, without Kafka, its batch is the commit), so it may be behind the log and
 //! is never ahead of it. Where it does not read back it can be deleted: the log holds everything.
+//!
+//! Each entry and note ends with a checksum of itself with its key: what the disk gives back otherwise is told and never taken for state.
+//! The store below has checksums of its blocks; these hold from the job's memory to the job's memory.
 
 use crate::output::Change;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Version of the layout on disk.
-const FORMAT: &[u8] = b"1";
+/// Magic and version of the layout on disk.
+const FORMAT: &[u8] = b"kindling-tree 2";
+/// The layout before entries had checksums; it is read and written as it is.
+const FORMAT_1: &[u8] = b"1";
+/// The note that holds the format: without a checksum, so that any version reads it.
+const FORMAT_NOTE: &str = "format";
+/// Bytes of a checksum.
+const CHECKSUM: usize = 4;
 /// Bytes of journal that opening reads at most; the store allows no less.
 const JOURNAL_BYTES: u64 = 64 << 20;
 /// Bytes of state in memory before they become a file. The journal is cut when both keyspaces have done that, so notes, which are
@@ -66,6 +75,8 @@ pub struct Tree {
     database: Database,
     state: Keyspace,
     notes: Keyspace,
+    /// Entries and notes end with a checksum.
+    checked: bool,
 }
 
 impl Tree {
@@ -82,10 +93,14 @@ impl Tree {
             database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memory)).map_err(|e| error(path, &e))
         };
         let (state, notes) = (open("state", STATE_MEMORY_BYTES)?, open("notes", NOTES_MEMORY_BYTES)?);
-        let tree = Self { path: path.to_path_buf(), state, notes, database };
-        match tree.note("format")? {
-            None => tree.apply(&[], &[("format", FORMAT)], true)?,
+        let mut tree = Self { path: path.to_path_buf(), state, notes, database, checked: true };
+        let format = tree.notes.get(FORMAT_NOTE).map_err(|e| error(path, &e))?;
+        match format.map(|f| f.to_vec()) {
+            // A tree whose format is gone but not its state has lost more than that.
+            None if tree.state.iter().next().is_some() => return Err(tree.damaged("it has state and no format".into())),
+            None => tree.apply(&[], &[(FORMAT_NOTE, FORMAT)], true)?,
             Some(found) if found == FORMAT => {}
+            Some(found) if found == FORMAT_1 => tree.checked = false,
             Some(found) => {
                 return Err(TreeError::Format {
                     path: path.to_path_buf(),
@@ -113,7 +128,39 @@ impl Tree {
     /// # Errors
     /// [`TreeError::Io`].
     pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>, TreeError> {
-        self.notes.get(name).map(|v| v.map(|v| v.to_vec())).map_err(|e| error(&self.path, &e))
+        match self.notes.get(name).map_err(|e| error(&self.path, &e))? {
+            None => Ok(None),
+            Some(value) => Ok(Some(self.opened(name.as_bytes(), &value)?.to_vec())),
+        }
+    }
+
+    fn damaged(&self, why: String) -> TreeError {
+        TreeError::Damaged { path: self.path.clone(), why }
+    }
+
+    /// A value as it is stored under `key`.
+    fn sealed(&self, key: &[u8], value: &[u8]) -> Vec<u8> {
+        let mut sealed = Vec::with_capacity(value.len() + CHECKSUM);
+        sealed.extend_from_slice(value);
+        if self.checked {
+            sealed.extend_from_slice(&checksum(key, value));
+        }
+        sealed
+    }
+
+    /// The value of what is stored under `key`.
+    fn opened<'a>(&self, key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], TreeError> {
+        if !self.checked {
+            return Ok(stored);
+        }
+        match stored.split_last_chunk::<CHECKSUM>() {
+            Some((value, sum)) if *sum == checksum(key, value) => Ok(value),
+            _ => Err(self.damaged(format!(
+                "the entry of {} bytes under a key of {} has another checksum",
+                stored.len(),
+                key.len()
+            ))),
+        }
     }
 
     /// Applies changes and notes as one; durable at return where `sync`, else soon.
@@ -127,25 +174,32 @@ impl Tree {
             key.extend_from_slice(&change.shard.to_be_bytes());
             key.extend_from_slice(&change.key);
             match &change.value {
-                Some(value) => batch.insert(&self.state, key, value.as_slice()),
+                Some(value) => {
+                    let value = self.sealed(&key, value);
+                    batch.insert(&self.state, key, value);
+                }
                 None => batch.remove(&self.state, key),
             }
         }
         for (name, value) in notes {
-            batch.insert(&self.notes, *name, *value);
+            let value = if *name == FORMAT_NOTE { value.to_vec() } else { self.sealed(name.as_bytes(), value) };
+            batch.insert(&self.notes, *name, value);
         }
         batch.commit().map_err(|e| error(&self.path, &e))
     }
 
-    /// All entries of the state.
+    /// All entries of the state. What `each` was given counts only when this ends well.
     ///
     /// # Errors
-    /// [`TreeError::Io`].
+    /// [`TreeError::Damaged`] where an entry does not read back, [`TreeError::Io`].
     pub fn entries(&self, each: &mut dyn FnMut(Change)) -> Result<(), TreeError> {
         for entry in self.state.iter() {
             let (key, value) = entry.into_inner().map_err(|e| error(&self.path, &e))?;
-            let Some((shard, key)) = key.split_first_chunk::<2>() else { continue };
-            each(Change { shard: u16::from_be_bytes(*shard), key: key.to_vec(), value: Some(value.to_vec()) });
+            let value = self.opened(&key, &value)?.to_vec();
+            let Some((shard, key)) = key.split_first_chunk::<2>() else {
+                return Err(self.damaged(format!("a key has {} bytes", key.len())));
+            };
+            each(Change { shard: u16::from_be_bytes(*shard), key: key.to_vec(), value: Some(value) });
         }
         Ok(())
     }
@@ -155,9 +209,10 @@ impl Tree {
     /// # Errors
     /// [`TreeError`].
     pub fn clear(&self, keep: &[&str]) -> Result<(), TreeError> {
-        let mut kept = vec![("format", FORMAT.to_vec())];
+        let format = if self.checked { FORMAT } else { FORMAT_1 };
+        let mut kept = vec![(FORMAT_NOTE, format.to_vec())];
         for name in keep {
-            kept.extend(self.note(name)?.map(|value| (*name, value)));
+            kept.extend(self.note(name)?.map(|value| (*name, self.sealed(name.as_bytes(), &value))));
         }
         // Notes first, and durably: notes without the state that they speak of would be believed after a crash.
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
@@ -169,6 +224,14 @@ impl Tree {
         }
         batch.commit().and_then(|()| self.state.clear()).map_err(|e| error(&self.path, &e))
     }
+}
+
+/// FNV-1a of a key's length, the key and the value, folded to 32 bits. It is there against a disk's mistakes, not against malice.
+fn checksum(key: &[u8], value: &[u8]) -> [u8; CHECKSUM] {
+    let length = (key.len() as u64).to_le_bytes();
+    let bytes = length.iter().chain(key).chain(value);
+    let h = bytes.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    ((h ^ (h >> 32)) as u32).to_le_bytes()
 }
 
 /// Who must act: what the file system refuses is one thing, what it gave back wrong is another.
@@ -235,5 +298,128 @@ mod tests {
         std::fs::write(dir.path().join("version"), "").unwrap();
         let opened = Tree::open(dir.path()).err();
         assert!(matches!(opened, Some(TreeError::Damaged { .. })), "{opened:?}");
+    }
+
+    fn change(n: u32) -> Change {
+        Change { shard: (n % 4) as u16, key: n.to_be_bytes().repeat(3), value: Some(format!("state of {n}").into_bytes()) }
+    }
+
+    fn all(path: &Path) -> Result<Vec<Change>, TreeError> {
+        let tree = Tree::open(path)?;
+        let mut entries = Vec::new();
+        tree.entries(&mut |e| entries.push(e))?;
+        tree.note("meta")?;
+        Ok(entries)
+    }
+
+    #[test]
+    fn an_entry_that_is_another_than_was_written_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::open(dir.path()).unwrap();
+        tree.apply(&[change(1)], &[("meta", b"m")], true).unwrap();
+        // As if memory or disk had changed a bit that the store below did not see.
+        let key = [&1u16.to_be_bytes()[..], &change(1).key].concat();
+        let stored = tree.state.get(&key).unwrap().unwrap().to_vec();
+        for at in 0..stored.len() {
+            let mut changed = stored.clone();
+            changed[at] ^= 4;
+            tree.state.insert(&key, changed).unwrap();
+            assert!(matches!(tree.entries(&mut |_| {}), Err(TreeError::Damaged { .. })), "byte {at}");
+        }
+        // And a value under another's key.
+        tree.state.insert(&key, &stored).unwrap();
+        tree.entries(&mut |_| {}).unwrap();
+        tree.state.insert([&1u16.to_be_bytes()[..], &change(2).key].concat(), &stored).unwrap();
+        assert!(matches!(tree.entries(&mut |_| {}), Err(TreeError::Damaged { .. })));
+        tree.notes.insert("meta", b"other").unwrap();
+        assert!(matches!(tree.note("meta"), Err(TreeError::Damaged { .. })));
+    }
+
+    /// A tree as it was written before entries had checksums.
+    #[test]
+    fn a_tree_of_format_1_is_read_and_written() {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let tree = Tree::open(dir.path()).unwrap();
+            tree.notes.insert("format", b"1").unwrap();
+            tree.notes.insert("meta", b"m").unwrap();
+            tree.state.insert([0, 1, b'k'], b"v").unwrap();
+            tree.database.persist(PersistMode::SyncAll).unwrap();
+        }
+        let tree = Tree::open(dir.path()).unwrap();
+        assert_eq!(tree.note("meta").unwrap().as_deref(), Some(&b"m"[..]));
+        tree.apply(&[change(1)], &[("meta", b"n")], true).unwrap();
+        drop(tree);
+        let old = Change { shard: 1, key: b"k".to_vec(), value: Some(b"v".to_vec()) };
+        assert_eq!(all(dir.path()).unwrap(), [change(1), old]);
+    }
+
+    /// Files of the tree are changed at many places, one at a time: what comes back is right, or a word that it is damaged.
+    #[test]
+    fn a_file_that_was_changed_is_told_or_does_no_harm() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = dir.path().join("whole");
+        let want: Vec<Change> = {
+            let tree = Tree::open(&whole).unwrap();
+            for step in 0..4 {
+                let changes: Vec<Change> = (step * 500..step * 500 + 1_000).map(change).collect();
+                tree.apply(&changes, &[("meta", b"m")], true).unwrap();
+                if step == 1 {
+                    tree.state.rotate_memtable_and_wait().unwrap();
+                }
+            }
+            drop(tree);
+            all(&whole).unwrap()
+        };
+        assert_eq!(want.len(), 2_500);
+        let files = files_below(&whole);
+        let (mut told, mut unharmed) = (0, 0);
+        for file in &files {
+            let bytes = std::fs::read(whole.join(file)).unwrap();
+            let places = (0..24).map(|n| n * bytes.len() / 24).filter(|at| *at < bytes.len());
+            for at in places {
+                let copy = dir.path().join("copy");
+                let _ = std::fs::remove_dir_all(&copy);
+                for other in &files {
+                    let to = copy.join(other);
+                    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+                    std::fs::copy(whole.join(other), to).unwrap();
+                }
+                let mut changed = bytes.clone();
+                changed[at] ^= 0x10;
+                std::fs::write(copy.join(file), changed).unwrap();
+                // The store may panic on what it takes for its own: that ends the process with a word, and does no harm either.
+                match std::panic::catch_unwind(|| all(&copy)) {
+                    Ok(Ok(entries)) => {
+                        // All of it, or what one of the batches before the last left: the end of a journal is cut off where it is torn.
+                        let prefix = |steps: u32| (0..steps * 500 + 500).map(change).collect::<Vec<_>>();
+                        let sorted = |mut e: Vec<Change>| {
+                            e.sort_by(|a, b| (a.shard, &a.key).cmp(&(b.shard, &b.key)));
+                            e
+                        };
+                        let right = (1..=4).any(|steps| sorted(prefix(steps)) == entries);
+                        assert!(right, "{} byte {at}: {} entries", file.display(), entries.len());
+                        unharmed += 1;
+                    }
+                    Ok(Err(TreeError::Damaged { .. } | TreeError::Format { .. })) => told += 1,
+                    Ok(Err(error)) => panic!("{} byte {at}: {error}", file.display()),
+                    Err(_) => panic!("{} byte {at}: the store panics", file.display()),
+                }
+            }
+        }
+        println!("{} files: {told} changes told, {unharmed} without harm", files.len());
+        assert!(told > 0);
+    }
+
+    fn files_below(folder: &Path) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![folder.to_path_buf()];
+        while let Some(next) = folders.pop() {
+            for entry in std::fs::read_dir(next).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { folders.push(path) } else { found.push(path.strip_prefix(folder).unwrap().to_path_buf()) }
+            }
+        }
+        found
     }
 }

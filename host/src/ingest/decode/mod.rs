@@ -25,7 +25,7 @@ mod columns;
 mod json;
 mod paths;
 mod scan;
-mod timestamp;
+pub(in crate::ingest) mod timestamp;
 mod unescape;
 mod value;
 

@@ -6,7 +6,7 @@ pub(super) const RANGE_MS: std::ops::RangeInclusive<i64> = -62_167_219_200_000..
 
 /// Milliseconds since 1970 UTC of `YYYY-MM-DD`, `YYYY-MM-DD[T ]hh:mm[:ss[.fff...]]`, each with `Z`, `+hh:mm`, `+hhmm`, `+hh` or nothing
 /// (UTC) after the time; digits past the milliseconds are dropped (rounded down), and second 60 (a leap second) is the next minute's 0.
-pub(super) fn parse(text: &str) -> Option<i64> {
+pub(in crate::ingest) fn parse(text: &str) -> Option<i64> {
     let b = text.trim_ascii().as_bytes();
     let (year, month, day) = (digits(b, 0, 4)?, digits(b, 5, 2)?, digits(b, 8, 2)?);
     if b[4] != b'-' || b[7] != b'-' || !(1..=12).contains(&month) || day < 1 || day > days_of_month(year, month) {

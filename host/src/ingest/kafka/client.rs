@@ -168,6 +168,25 @@ impl Client {
         })
     }
 
+    /// The first offset of each of `partitions` whose record's timestamp is `time` (milliseconds since 1970 UTC) or later; none where all
+    /// are older.
+    pub(super) fn offsets_at(&self, time: i64, partitions: &[i32]) -> Result<Vec<Option<i64>>, IngestError> {
+        self.ask("offsets for a time", || {
+            let mut list = TopicPartitionList::new();
+            for partition in partitions {
+                // The question carries the time where an offset would be.
+                list.add_partition_offset(&self.topic, *partition, Offset::Offset(time))?;
+            }
+            let list = self.consumer.offsets_for_times(list, TRY)?;
+            let offset = |p: &i32| {
+                let Some(found) = list.find_partition(&self.topic, *p) else { return Ok(None) };
+                found.error()?;
+                Ok(if let Offset::Offset(o) = found.offset() { Some(o) } else { None })
+            };
+            partitions.iter().map(offset).collect()
+        })
+    }
+
     /// Starts to fetch `partitions`, each from its offset.
     pub(super) fn assign(&self, partitions: &[(i32, i64)]) -> Result<(), IngestError> {
         self.list(partitions).and_then(|list| self.consumer.assign(&list)).map_err(|e| self.internal("assign", &e))

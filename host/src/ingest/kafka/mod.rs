@@ -8,7 +8,9 @@ mod client;
 mod properties;
 mod queue;
 mod reader;
+mod start;
 
+use super::start::StartFrom;
 use super::{IngestError, OpenOptions, Reader, Source};
 use crate::config::spec::{KafkaSourceSpec, StartingOffsets};
 use crate::element::PartitionName;
@@ -95,6 +97,10 @@ impl Source for KafkaSource {
             StartingOffsets::Latest => end,
         };
         Ok(committed.into_iter().zip(watermarks).map(|(committed, w)| committed.unwrap_or_else(|| start(w))).collect())
+    }
+
+    fn positions_at(&mut self, from: &StartFrom) -> Result<Vec<Option<i64>>, IngestError> {
+        start::positions(self, from)
     }
 
     fn readers(&mut self, positions: &[i64], readers: usize) -> Result<Vec<Box<dyn Reader>>, IngestError> {

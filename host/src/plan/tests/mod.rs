@@ -167,6 +167,7 @@ fn pipeline(operations: Vec<Placed<Operation>>) -> Pipeline {
         version: String::new(),
         source: SourceSpec::Stdin,
         operations,
+        operator: "counts".into(),
         sink: SinkSpec::Stdout,
         late: None,
         rejects: None,

@@ -1,0 +1,66 @@
+//! How long a restart takes: state from the changelog on a machine that never had it, and from a local tree that is up to date.
+//!
+//! Measured: [`Committer::restore`] on a real broker, from the call to the last entry given; CPU of all threads of this process.
+//! Not measured: what the job then does with an entry (its table), the broker's CPU.
+//!
+//! `KINDLING_BROKERS=host:port cargo run --release --example restore_cost [MILLION_KEYS]`
+
+use kindling::config::spec::{SinkSpec, SourceSpec};
+use kindling::output::{Change, CommitSpec, EpochCommit, Meta};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+/// Changes of one epoch.
+const EPOCH: usize = 100_000;
+
+fn spec(name: &str, data_dir: &Path) -> CommitSpec {
+    let brokers = std::env::var("KINDLING_BROKERS").expect("KINDLING_BROKERS=host:port of a broker");
+    let properties = BTreeMap::from([("bootstrap.servers".to_owned(), brokers)]);
+    CommitSpec {
+        team: "bench".into(),
+        name: name.into(),
+        source: SourceSpec::Stdin,
+        partitions: Vec::new(),
+        sink: SinkSpec::Kafka { properties, topic: format!("{name}-out") },
+        late: None,
+        rejects: None,
+        data_dir: data_dir.to_path_buf(),
+    }
+}
+
+fn change(n: u64) -> Change {
+    let mut key = vec![7; 40];
+    key[32..].copy_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+    Change { shard: (n % 4) as u16, key, value: Some(vec![n as u8; 24]) }
+}
+
+/// Restores, and says what it took.
+fn restore(what: &str, spec: CommitSpec) {
+    let mut committer = kindling::output::open(spec).expect("a committer");
+    let (started, cpu) = (Instant::now(), kindling::time::cpu_seconds());
+    let mut entries = 0u64;
+    committer.restore(&mut |_| entries += 1).expect("restored");
+    let (seconds, cpu) = (started.elapsed().as_secs_f64(), kindling::time::cpu_seconds() - cpu);
+    println!(
+        "{what}: {entries} keys in {seconds:.1} s, {:.0} keys/s, {:.2} CPU s per million",
+        entries as f64 / seconds,
+        cpu * 1e6 / entries as f64
+    );
+}
+
+fn main() {
+    let keys = std::env::args().nth(1).map_or(1.0, |a| a.parse::<f64>().expect("millions")) * 1e6;
+    let name = format!("restore-{}", std::process::id());
+    let (first, second) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let mut committer = kindling::output::open(spec(&name, first.path())).expect("a committer");
+    committer.restore(&mut |_| {}).expect("restored");
+    for epoch in 0..keys as u64 / EPOCH as u64 {
+        let changes = (epoch * EPOCH as u64..(epoch + 1) * EPOCH as u64).map(change).collect();
+        let meta = Meta { epoch: epoch + 1, ..Meta::default() };
+        committer.commit(EpochCommit { epoch: epoch + 1, changes, meta, ..EpochCommit::default() }).expect("committed");
+    }
+    drop(committer);
+    restore("from the changelog", spec(&name, second.path()));
+    restore("from a local tree ", spec(&name, second.path()));
+}
