@@ -23,6 +23,8 @@ pub struct OutRecord {
     pub key: Option<Vec<u8>>,
     /// Value bytes (JSON).
     pub value: Vec<u8>,
+    /// The result of the key is no more: Kafka gets the key without a value, files get the value, which says so.
+    pub is_tombstone: bool,
 }
 
 /// One change of keyed state: the slot's absolute value, or its removal.
@@ -49,11 +51,18 @@ pub struct Meta {
     pub watermarks: BTreeMap<String, i64>,
     /// Watermark that windows have been closed up to.
     pub closed: i64,
+    /// Processing time of the epoch, milliseconds since 1970 UTC.
+    #[serde(default = "never")]
+    pub now: i64,
     /// Fingerprint of the state's layout: keys, panes, state fields.
     pub layout: String,
     /// Length of each file sink in bytes after this epoch, by sink role (`sink`, `late`, `rejects`); set by the committer.
     #[serde(default)]
     pub files: BTreeMap<String, u64>,
+}
+
+fn never() -> i64 {
+    i64::MIN
 }
 
 /// All that one epoch does to the outside world.

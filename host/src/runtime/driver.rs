@@ -115,11 +115,14 @@ pub(super) struct Driver<'a> {
     pub(super) observe_outputs: bool,
     /// Counts of earlier attempts of this process.
     pub(super) base: Counts,
+    /// Processing time of the epoch that the workers run: the same for all of them.
+    pub(super) now: i64,
 }
 
 impl Driver<'_> {
     pub(super) fn drive(&mut self, control: &Control, observer: Observer<'_>, total: &mut Counts) -> Result<End, Break> {
-        let start = self.core.start(self.policy());
+        self.read_clock();
+        let start = self.start();
         for command in &self.commands {
             self.send(command, start.clone());
         }
@@ -130,6 +133,7 @@ impl Driver<'_> {
             let stop = control.is_stopped() || failed.is_some() || ended;
             if !stop {
                 self.take_candidate();
+                self.read_clock();
                 self.start_next(&tasks);
             }
             self.close(tasks, &plan, observer, total)?;
@@ -146,6 +150,15 @@ impl Driver<'_> {
                 };
             }
         }
+    }
+
+    /// The next epoch's processing time: it never goes back, also when the clock does.
+    fn read_clock(&mut self) {
+        self.now = self.now.max(self.core.now()).max(crate::time::now_ms());
+    }
+
+    fn start(&self) -> EpochStart {
+        EpochStart { now: self.now, ..self.core.start(self.policy()) }
     }
 
     fn policy(&self) -> FaultPolicy {
@@ -178,7 +191,7 @@ impl Driver<'_> {
                 Ok(task) => self.run_again(task.start.clone(), task.input)?,
                 Err((error, input)) => {
                     self.fault(&error);
-                    self.run_again(self.core.start(self.policy()), input)?
+                    self.run_again(self.start(), input)?
                 }
             };
             tasks.push(task);
@@ -234,7 +247,7 @@ impl Driver<'_> {
 
     fn start_next(&self, tasks: &[TaskEpoch]) {
         for (command, task) in self.commands.iter().zip(tasks) {
-            let mut start = self.core.start(self.policy());
+            let mut start = self.start();
             start.watermarks.clone_from(&task.watermarks);
             self.send(command, start);
         }

@@ -223,6 +223,7 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
             handed_over: Vec::new(),
             observe_outputs: *observe_outputs,
             base: *total,
+            now: i64::MIN,
         };
         let end = driver.drive(control, observer, total);
         *plan = Arc::clone(&driver.current);

@@ -7,7 +7,9 @@
 /// string may end elsewhere than at the next quote: where there are backslashes, or bytes that no string has.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn mark_quotes(document: &[u8], quotes: &mut Vec<u8>) -> bool {
-    use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8, _mm_setzero_si128};
+    use std::arch::x86_64::{
+        __m128i, _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8, _mm_setzero_si128,
+    };
     #[inline(always)]
     fn quotes_of(chunk: &[u8; LANES], others: &mut __m128i) -> [u8; 2] {
         let v = load(chunk);
