@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Panes that one window may have.
 const PANES_MAX: u64 = 100_000;
 /// Windows over one row of a pipeline that gives results before they are final: each row changes all of them.
-const CHANGED_WINDOWS_MAX: u64 = 1_000;
+const CHANGED_WINDOWS_MAX: u64 = 100;
 const TYPES: [&str; 6] = ["tumbling", "hopping", "session", "cumulative", "count", "global"];
 
 /// `window_aggregate`.

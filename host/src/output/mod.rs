@@ -178,3 +178,16 @@ pub fn open(spec: CommitSpec) -> Result<Box<dyn Committer>, CommitError> {
         matches!(spec.source, SourceSpec::Kafka(_)) || sinks.into_iter().flatten().any(|s| matches!(s, SinkSpec::Kafka { .. }));
     if kafka { Ok(Box::new(kafka::KafkaCommitter::new(spec)?)) } else { Ok(Box::new(local::LocalCommitter::new(spec))) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_stored_before_processing_time_was_reads_back() {
+        let stored =
+            r#"{"format":1,"epoch":7,"positions":{"t/0":3},"watermarks":{"t/0":5},"closed":4,"layout":"stateless","files":{}}"#;
+        let meta: Meta = serde_json::from_str(stored).unwrap();
+        assert_eq!((meta.epoch, meta.closed, meta.now), (7, 4, i64::MIN));
+    }
+}
