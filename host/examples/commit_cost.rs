@@ -51,7 +51,9 @@ fn epoch(n: u64, outputs: usize, changes: usize) -> EpochCommit {
     };
     EpochCommit {
         epoch: n,
-        outputs: (0..outputs).map(|i| OutRecord { key: Some(format!("k{i}").into()), value: vec![b'x'; 150] }).collect(),
+        outputs: (0..outputs)
+            .map(|i| OutRecord { key: Some(format!("k{i}").into()), value: vec![b'x'; 150], ..OutRecord::default() })
+            .collect(),
         changes: (0..changes).map(change).collect(),
         positions: vec![n as i64; PARTITIONS],
         meta: Meta { epoch: n, ..Meta::default() },

@@ -143,7 +143,7 @@ fn epoch(epoch: u64, changes: &[(&str, Option<&str>)]) -> EpochCommit {
     };
     EpochCommit {
         epoch,
-        outputs: vec![OutRecord { key: None, value: format!("o{epoch:04}").into() }],
+        outputs: vec![OutRecord { key: None, value: format!("o{epoch:04}").into(), ..OutRecord::default() }],
         changes: changes.iter().map(change).collect(),
         positions: vec![epoch as i64, epoch as i64 * 2],
         meta: Meta { epoch, ..Meta::default() },
@@ -167,7 +167,7 @@ fn an_epoch_is_there_with_its_offsets() {
     let job = Job::new("whole");
     let (mut committer, entries, meta) = job.open(0);
     assert!(entries.is_empty() && meta.is_none());
-    let rejects = vec![OutRecord { key: Some(b"k".to_vec()), value: b"bad".to_vec() }];
+    let rejects = vec![OutRecord { key: Some(b"k".to_vec()), value: b"bad".to_vec(), ..OutRecord::default() }];
     committer.commit(EpochCommit { rejects, late: vec![OutRecord::default()], ..epoch(3, &[("a", Some("1"))]) }).unwrap();
     assert_eq!(job.outputs(), ["o0003"]);
     assert_eq!(read(&job.topic("rejects"), "read_committed"), ["bad"]);
@@ -212,7 +212,7 @@ fn a_record_that_is_refused_takes_its_epoch_with_it() {
     let (mut committer, ..) = job.open(0);
     committer.commit(epoch(1, &[("a", Some("1"))])).unwrap();
     let mut large = epoch(2, &[("a", Some("2"))]);
-    large.rejects.push(OutRecord { key: None, value: vec![b'x'; 3_000_000] });
+    large.rejects.push(OutRecord { key: None, value: vec![b'x'; 3_000_000], ..OutRecord::default() });
     let error = committer.commit(large).unwrap_err();
     assert!(matches!(&error, CommitError::Config(text) if text.contains("message.max.bytes")), "{error}");
     let (entries, meta) = restore(&mut *committer).unwrap();
@@ -349,7 +349,7 @@ fn a_file_follows_the_transaction() {
     let mut committer = kindling::output::open(spec()).unwrap();
     restore(&mut *committer).unwrap();
     let mut large = epoch(1, &[]);
-    large.rejects.push(OutRecord { key: None, value: vec![b'x'; 3_000_000] });
+    large.rejects.push(OutRecord { key: None, value: vec![b'x'; 3_000_000], ..OutRecord::default() });
     committer.commit(large.clone()).unwrap_err();
     // The process dies before any epoch was committed.
     drop(committer);

@@ -11,6 +11,7 @@ pub struct Fields<'a> {
     place: Place,
     members: Vec<(Placed<String>, Node)>,
     asked: Vec<&'static str>,
+    taken: Vec<&'static str>,
 }
 
 impl<'a> Fields<'a> {
@@ -23,7 +24,7 @@ impl<'a> Fields<'a> {
                 Vec::new()
             }
         };
-        Self { what, place: node.place, members, asked: Vec::new() }
+        Self { what, place: node.place, members, asked: Vec::new(), taken: Vec::new() }
     }
 
     /// Where the mapping starts.
@@ -31,10 +32,16 @@ impl<'a> Fields<'a> {
         self.place
     }
 
+    /// Whether the member `name` was there and has been taken.
+    pub fn has_taken(&self, name: &str) -> bool {
+        self.taken.contains(&name)
+    }
+
     /// The member `name`, if it is there.
     pub fn take(&mut self, name: &'static str) -> Option<Node> {
         self.asked.push(name);
         let at = self.members.iter().position(|(k, _)| k.value == name)?;
+        self.taken.push(name);
         Some(self.members.remove(at).1)
     }
 
@@ -160,7 +167,8 @@ pub fn text(node: Node, name: &str, faults: &mut Vec<Fault>) -> Option<Placed<St
     Some(Placed { value, place: node.place })
 }
 
-fn duration(node: Node, name: &str, faults: &mut Vec<Fault>) -> Option<Placed<Duration>> {
+/// A duration as people write it.
+pub fn duration(node: Node, name: &str, faults: &mut Vec<Fault>) -> Option<Placed<Duration>> {
     let place = node.place;
     let written = text(node, name, faults)?;
     match crate::time::parse_duration(&written.value) {

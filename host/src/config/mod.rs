@@ -10,6 +10,7 @@ pub mod path;
 pub mod spec;
 #[cfg(test)]
 mod tests;
+mod windows;
 pub mod yaml;
 
 pub use fault::{ConfigErrors, Fault};

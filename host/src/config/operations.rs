@@ -3,13 +3,11 @@
 use crate::config::decode::{Fields, text};
 use crate::config::fault::{Fault, suggest};
 use crate::config::path;
-use crate::config::spec::{AggregationSpec, FilterSpec, Operation, ParseColumn, ParseSpec, Place, Placed, WindowAggregateSpec};
+use crate::config::spec::{AggregationSpec, FilterSpec, Operation, ParseColumn, ParseSpec, Placed};
+use crate::config::windows::window_aggregate;
 use crate::config::yaml::{Node, NodeValue};
 use crate::plan::OutputType;
-use std::time::Duration;
 
-/// Panes that one window may have.
-const PANES_MAX: u64 = 10_000;
 const OPERATIONS: [&str; 4] = ["parse", "filter", "project", "window_aggregate"];
 const OUTPUT_TYPES: [(&str, OutputType); 9] = [
     ("string", OutputType::String),
@@ -133,63 +131,8 @@ fn input_columns(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Vec<Placed
     columns
 }
 
-fn window_aggregate(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Option<WindowAggregateSpec> {
-    let window = fields.need("window", faults);
-    let keys = fields.texts("groupByKeys", faults);
-    let place = fields.place();
-    let aggregations = fields.list("aggregations", faults);
-    if aggregations.is_empty() {
-        faults.push(Fault::new(place, "window_aggregate needs `aggregations`: a list of reducer and outputColumn"));
-    }
-    let aggregations: Vec<_> = aggregations.into_iter().filter_map(|n| aggregation(n, faults)).collect();
-    let mut window = Fields::new(window?, "window", faults);
-    let timestamp_column = window.text("timestampColumn", faults);
-    let duration = window.duration("duration", faults);
-    let slide = window.duration_opt("slideDuration", faults);
-    let offset = window.duration_opt("offset", faults).map_or(Duration::ZERO, |d| d.value);
-    let watermark = window.duration("watermark", faults);
-    let allowed_lateness = window.duration_opt("allowedLateness", faults).map_or(Duration::ZERO, |d| d.value);
-    window.finish(faults);
-    if let Some(duration) = &duration {
-        check_window(duration, slide.as_ref(), faults);
-    }
-    Some(WindowAggregateSpec {
-        timestamp_column: timestamp_column?,
-        duration: duration?,
-        slide,
-        offset,
-        watermark: watermark?,
-        allowed_lateness,
-        keys,
-        aggregations,
-    })
-}
-
-fn check_window(duration: &Placed<Duration>, slide: Option<&Placed<Duration>>, faults: &mut Vec<Fault>) {
-    let millis = |d: &Placed<Duration>| d.value.as_millis() as u64;
-    if millis(duration) == 0 {
-        faults.push(Fault::new(duration.place, "`duration` must be longer than 0"));
-        return;
-    }
-    let Some(slide) = slide else { return };
-    let mut fault = |place: Place, text: String| faults.push(Fault::new(place, text));
-    if millis(slide) == 0 {
-        fault(slide.place, "`slideDuration` must be longer than 0".into());
-    } else if slide.value > duration.value {
-        fault(slide.place, "`slideDuration` is longer than `duration`: rows between two windows would count nowhere".into());
-    } else if millis(duration) / gcd(millis(duration), millis(slide)) > PANES_MAX {
-        fault(
-            slide.place,
-            format!("a window would have more than {PANES_MAX} panes; make `slideDuration` longer, or a divisor of `duration`"),
-        );
-    }
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-fn aggregation(node: Node, faults: &mut Vec<Fault>) -> Option<AggregationSpec> {
+/// One item of `aggregations`.
+pub fn aggregation(node: Node, faults: &mut Vec<Fault>) -> Option<AggregationSpec> {
     let mut fields = Fields::new(node, "an aggregation", faults);
     let reducer = fields.text("reducer", faults);
     let output = fields.text("outputColumn", faults);

@@ -227,22 +227,101 @@ pub enum Constant {
 /// `window_aggregate`.
 #[derive(Clone, Debug)]
 pub struct WindowAggregateSpec {
-    /// Column of the event time.
-    pub timestamp_column: Placed<String>,
-    /// Length of a window.
-    pub duration: Placed<Duration>,
-    /// Distance between starts; none: tumbling.
-    pub slide: Option<Placed<Duration>>,
+    /// Which windows.
+    pub kind: Placed<WindowKind>,
+    /// Windows over the time at which rows are read, not over the time at which events happened.
+    pub processing_time: bool,
+    /// Column of the event time; none where `processing_time`.
+    pub timestamp_column: Option<Placed<String>>,
     /// Alignment.
     pub offset: Duration,
     /// Bounded out-of-orderness.
-    pub watermark: Placed<Duration>,
+    pub watermark: Duration,
     /// A window stays open this long after its end.
     pub allowed_lateness: Duration,
+    /// When results are given.
+    pub emit: Placed<Emit>,
+    /// How results are keyed.
+    pub output: Placed<OutputMode>,
     /// Group keys.
     pub keys: Vec<Placed<String>>,
     /// Aggregates.
     pub aggregations: Vec<AggregationSpec>,
+}
+
+/// A kind of window. Durations are of at least a millisecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowKind {
+    /// Windows of `duration`, one each `slide`, which is at most `duration`; tumbling where they are equal.
+    Hopping {
+        /// Length of a window.
+        duration: Duration,
+        /// Distance between two starts.
+        slide: Duration,
+    },
+    /// Windows that begin anew each `size` and give a result each `step`, which divides `size`.
+    Cumulative {
+        /// Length of the longest.
+        size: Duration,
+        /// Distance between two ends.
+        step: Duration,
+    },
+    /// Windows by the clocks of a time zone.
+    Calendar {
+        /// What is counted.
+        unit: CalendarUnit,
+        /// How many make a window, from 1.
+        count: u32,
+        /// Time zone.
+        zone: chrono_tz::Tz,
+    },
+    /// Runs of a key's rows that are at most `gap` apart.
+    Session {
+        /// Time without rows that ends a session.
+        gap: Duration,
+    },
+    /// Runs of a key's rows by number.
+    Count {
+        /// Rows of a window, from 1.
+        every: u64,
+        /// Rows from one result to the next, from 1 to `every`.
+        slide: u64,
+    },
+    /// All rows.
+    Global,
+}
+
+/// A unit of the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CalendarUnit {
+    /// From midnight to midnight.
+    Day,
+    /// From Monday.
+    Week,
+    /// From the first.
+    Month,
+}
+
+/// When a window's results are given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Emit {
+    /// Once, when the window closes.
+    #[default]
+    Final,
+    /// With each epoch that changes them, and when the window closes.
+    OnUpdate,
+    /// Each so much processing time where they have changed; at the window's end, with each change after it, and when the window closes.
+    Early(Duration),
+}
+
+/// How result records relate to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutputMode {
+    /// Each is one more; the record's key is the group keys.
+    #[default]
+    Append,
+    /// The last of a key counts; the record's key is the group keys and the window.
+    Upsert,
 }
 
 /// One aggregate.

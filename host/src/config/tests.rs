@@ -1,6 +1,6 @@
 //! Pipeline files as people write them, right and wrong.
 
-use super::spec::{KafkaSourceSpec, Operation, SourceSpec};
+use super::spec::{CalendarUnit, Emit, KafkaSourceSpec, Operation, OutputMode, SourceSpec, WindowAggregateSpec, WindowKind};
 use super::*;
 use std::time::Duration;
 
@@ -34,10 +34,8 @@ fn the_printed_file_works() {
         panic!()
     };
     assert_eq!(parse.columns.len(), 4);
-    assert_eq!(
-        (window.duration.value, window.slide.as_ref().unwrap().value),
-        (Duration::from_secs(300), Duration::from_secs(300))
-    );
+    let five_minutes = Duration::from_secs(300);
+    assert_eq!(window.kind.value, WindowKind::Hopping { duration: five_minutes, slide: five_minutes });
     assert_eq!((pipeline.name.as_str(), pipeline.team.as_str(), &pipeline.sink), ("p", "default", &SinkSpec::Stdout));
 }
 
@@ -122,7 +120,7 @@ fn secrets_come_from_the_environment_and_are_never_shown() {
 
 #[test]
 fn windows_that_cannot_be() {
-    for (slide, says) in [("0s", "longer than 0"), ("6.minutes", "rows between two windows"), ("7ms", "more than 10000 panes")] {
+    for (slide, says) in [("0s", "longer than 0"), ("6.minutes", "rows between two windows"), ("7ms", "more than 100000 panes")] {
         let error = load_text(PRINTED, &[("pipeline[1].window.slideDuration", slide)]).unwrap_err();
         assert!(error.contains(says), "{slide}: {error}");
     }
@@ -142,5 +140,82 @@ fn no_bytes_make_it_panic() {
             bytes[at] = b"\n :-[]{}'\"&*#|>%@`\x00\xc3"[(random >> 20) as usize % 20];
         }
         let _ = load_text(&String::from_utf8_lossy(&bytes), &[]);
+    }
+}
+
+/// The windows of a pipeline whose `window` and fields beside it are given.
+fn windows(window: &str, beside: &str) -> Result<WindowAggregateSpec, String> {
+    let text = format!(
+        "source: {{ name: stdin }}\npipeline:\n  - operation: window_aggregate\n    window: {window}\n    {beside}\n    \
+         groupByKeys: [k]\n    aggregations: [{{ reducer: count, outputColumn: n }}]\n"
+    );
+    load_text(&text, &[]).map(|p| match p.operations.into_iter().next().unwrap().value {
+        Operation::WindowAggregate(spec) => spec,
+        other => panic!("{other:?}"),
+    })
+}
+
+#[test]
+fn every_kind_of_window_is_read() {
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+    let berlin = chrono_tz::Tz::Europe__Berlin;
+    for (text, kind) in [
+        ("duration: 1.hour", WindowKind::Hopping { duration: hour, slide: hour }),
+        ("type: tumbling, duration: 1.hour", WindowKind::Hopping { duration: hour, slide: hour }),
+        ("type: hopping, duration: 1.hour, slideDuration: 1.minute", WindowKind::Hopping { duration: hour, slide: minute }),
+        ("type: session, gap: 1.minute", WindowKind::Session { gap: minute }),
+        ("type: cumulative, size: 1.hour, step: 1.minute", WindowKind::Cumulative { size: hour, step: minute }),
+        ("duration: 1.day, timezone: Europe/Berlin", WindowKind::Calendar { unit: CalendarUnit::Day, count: 1, zone: berlin }),
+        (
+            "duration: 2.weeks, timezone: UTC",
+            WindowKind::Calendar { unit: CalendarUnit::Week, count: 2, zone: chrono_tz::Tz::UTC },
+        ),
+        ("duration: 1.year", WindowKind::Calendar { unit: CalendarUnit::Month, count: 12, zone: chrono_tz::Tz::UTC }),
+    ] {
+        let spec = windows(&format!("{{ {text}, timestampColumn: t, watermark: 1s }}"), "").unwrap();
+        assert_eq!((spec.kind.value, spec.emit.value, spec.output.value), (kind, Emit::Final, OutputMode::Append), "{text}");
+    }
+    let spec = windows("{ type: count, every: 100, slide: 10, timestampColumn: t }", "").unwrap();
+    assert_eq!(spec.kind.value, WindowKind::Count { every: 100, slide: 10 });
+    let spec = windows("{ type: global, timestampColumn: t }", "emit: onUpdate").unwrap();
+    assert_eq!((spec.kind.value, spec.emit.value, spec.output.value), (WindowKind::Global, Emit::OnUpdate, OutputMode::Upsert));
+    let spec = windows("{ duration: 1m, time: processing }", "emit: { early: 10.seconds }\n    output: append").unwrap();
+    assert!(spec.processing_time && spec.timestamp_column.is_none());
+    assert_eq!((spec.emit.value, spec.output.value), (Emit::Early(Duration::from_secs(10)), OutputMode::Append));
+}
+
+#[test]
+fn what_does_not_fit_together_is_told_with_its_line() {
+    let event = "timestampColumn: t, watermark: 1s";
+    for (window, beside, line, says) in [
+        (format!("{{ type: sesion, {event} }}"), "", 4, "unknown type of window `sesion`; did you mean `session`?"),
+        (format!("{{ type: session, gap: 0s, {event} }}"), "", 4, "`gap` must be longer than 0"),
+        (format!("{{ type: session, {event} }}"), "", 4, "window needs `gap`"),
+        (format!("{{ type: session, gap: 1m, duration: 1m, {event} }}"), "", 4, "unknown field `duration` in window"),
+        (format!("{{ type: tumbling, duration: 1m, slideDuration: 1m, {event} }}"), "", 4, "unknown field `slideDuration`"),
+        (format!("{{ type: hopping, duration: 1m, {event} }}"), "", 4, "a hopping window needs `slideDuration`"),
+        (format!("{{ type: cumulative, size: 1h, step: 7m, {event} }}"), "", 4, "`step` must divide `size`"),
+        (format!("{{ type: cumulative, size: 7d, step: 1ms, {event} }}"), "", 4, "more than 100000 panes"),
+        ("{ type: global, timestampColumn: t }".into(), "", 4, "a global window never closes"),
+        ("{ type: count, timestampColumn: t }".into(), "", 4, "a count window needs `every`"),
+        ("{ type: count, every: 2, slide: 3, timestampColumn: t }".into(), "", 4, "`slide` from 1 to `every`"),
+        (
+            "{ type: count, every: 2, timestampColumn: t }".into(),
+            "emit: onUpdate",
+            5,
+            "a count window has a result when it is full",
+        ),
+        (format!("{{ duration: 1h, timezone: Europe/Berlin, {event} }}"), "", 4, "whole days, weeks or months"),
+        (format!("{{ duration: 1d, timezone: Europe/Berlim, {event} }}"), "", 4, "did you mean `Europe/Berlin`?"),
+        (format!("{{ duration: 1d, slideDuration: 1h, timezone: UTC, {event} }}"), "", 4, "leave `slideDuration` out"),
+        ("{ duration: 1m, time: processing, watermark: 1s }".into(), "", 4, "`watermark` is of event time"),
+        ("{ duration: 1m, time: proccessing, timestampColumn: t, watermark: 1s }".into(), "", 4, "did you mean `processing`?"),
+        (format!("{{ duration: 1m, {event} }}"), "emit: onupdate", 5, "did you mean `onUpdate`?"),
+        (format!("{{ duration: 1m, {event} }}"), "emit: { early: 0s }", 5, "`early` must be longer than 0"),
+        (format!("{{ duration: 1m, {event} }}"), "output: apend", 5, "did you mean `append`?"),
+        (format!("{{ duration: 1d, slideDuration: 1s, {event} }}"), "emit: onUpdate", 5, "each row would change 86400 windows"),
+    ] {
+        let error = windows(&window, beside).unwrap_err();
+        assert!(error.contains(says) && error.contains(&format!("p.yaml:{line}:")), "{window} {beside}: {error}");
     }
 }

@@ -5,24 +5,24 @@
 
 use crate::operator::FaultPolicy;
 use crate::operator::assigner::Assigner;
+use crate::operator::assigner::count::TOTAL;
+use crate::operator::blocks::Blocks;
+use crate::operator::emission::{Emission, EmissionChange};
 use crate::operator::epoch::{ExcludedKeys, RowError};
-use crate::operator::fold::{Partial, accumulator};
+use crate::operator::fold::Partial;
 use crate::operator::isolate::{Budget, isolate};
+use crate::operator::merge::{Layout, Merger, external};
 use crate::plan::WindowPlan;
-use crate::state::codec::{CodecError, RowCodec};
+use crate::state::codec::RowCodec;
 use crate::state::store::{PaneId, Store, Update};
 use ahash::RandomState;
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMillisecondArray, UInt32Array};
-use arrow::compute::{cast, take};
-use arrow::datatypes::Schema;
-use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::take;
+use arrow::datatypes::{Schema, TimestampMillisecondType};
+use datafusion::error::Result;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Keys of one batch of results.
-const RESULT_ROWS: usize = 16_384;
 
 /// A window's result that could not be made: the state of the key goes to the rejects instead.
 pub struct BadResult {
@@ -43,26 +43,45 @@ pub struct Closed {
     pub updates: Vec<Update>,
     /// Panes that no open window needs any more.
     pub removed: Vec<PaneId>,
-    /// Result rows: keys, window_start, window_end, aggregates.
+    /// Slots that no open window needs any more.
+    pub removed_slots: Vec<(PaneId, Box<[u8]>)>,
+    /// Timers that went off and are set anew: for when, and of which slot.
+    pub rearmed: Vec<(i64, PaneId, Box<[u8]>)>,
+    /// Result rows: columns as [`WindowPlan::result`].
     pub results: Vec<RecordBatch>,
+    /// Results that were given and are no more, as sessions were merged: their keys count, aggregates are null.
+    pub retracted: Vec<RecordBatch>,
+    /// What becomes of the results that have changed.
+    pub emission: EmissionChange,
     /// Keys on which merging failed: the epoch must be run again without their rows, and nothing else in here counts.
     pub excluded: ExcludedKeys,
     /// Results that could not be made.
     pub bad_results: Vec<BadResult>,
 }
 
-/// Closes epochs of one plan.
-pub struct Closer {
-    window: WindowPlan,
-    assigner: Assigner,
-    keys: RowCodec,
-    states: RowCodec,
-    /// How many state columns each aggregate has.
-    widths: Vec<usize>,
+/// An epoch to be closed: windows that close in `(before, now]` are finished.
+pub struct Closing<'a> {
+    /// The state before the epoch.
+    pub store: &'a Store,
+    /// Partial states of its tasks.
+    pub partials: &'a [&'a Partial],
+    /// Watermark that windows have been closed up to.
+    pub before: i64,
+    /// Watermark now.
+    pub now: i64,
+    /// Results that have changed and were not given.
+    pub emission: &'a Emission,
+    /// Whether it is time to give early results.
+    pub is_firing: bool,
+    /// What to do with faults.
+    pub policy: FaultPolicy,
 }
 
-fn external(error: CodecError) -> DataFusionError {
-    DataFusionError::External(error.into())
+/// Closes epochs of one plan.
+pub struct Closer {
+    pub(super) window: WindowPlan,
+    pub(super) assigner: Assigner,
+    pub(super) layout: Layout,
 }
 
 impl Closer {
@@ -71,81 +90,99 @@ impl Closer {
     /// # Errors
     /// When an aggregate doesn't say what its state is.
     pub fn new(window: &WindowPlan, input: &Schema) -> Result<Self> {
-        let key_types = window.keys.iter().map(|k| input.field(*k).data_type().clone()).collect();
-        let mut state_types = Vec::new();
-        let mut widths = Vec::new();
-        for aggregate in &window.aggregates {
-            let fields = aggregate.function.state_fields()?;
-            widths.push(fields.len());
-            state_types.extend(fields.iter().map(|f| f.data_type().clone()));
-        }
-        Ok(Self {
-            assigner: window.assigner(),
-            window: window.clone(),
-            keys: RowCodec::new("key", key_types),
-            states: RowCodec::new("state", state_types),
-            widths,
-        })
+        Ok(Self { assigner: window.assigner(), layout: Layout::new(window, input)?, window: window.clone() })
     }
 
     /// The codec of keys.
     pub fn keys(&self) -> &RowCodec {
-        &self.keys
+        &self.layout.keys
+    }
+
+    /// The plan's window.
+    pub fn window(&self) -> &WindowPlan {
+        &self.window
+    }
+
+    /// How long after the start of its pane a slot's timer goes off for the first time; none where windows are the same for all keys.
+    pub fn timer_lag(&self) -> Option<i64> {
+        match &self.assigner {
+            Assigner::Aligned(_) | Assigner::Count(_) => None,
+            Assigner::Session(session) => Some(session.lag()),
+        }
     }
 
     /// Whether a partial state counts in a window that `closed` has closed: then the epoch must be run again from that time.
     pub fn is_stale(&self, partial: &Partial, closed: i64) -> bool {
-        partial.panes.iter().any(|p| self.assigner.closes_at(p.from) <= closed)
+        match &self.assigner {
+            Assigner::Count(_) => false,
+            Assigner::Aligned(windows) => partial.panes.iter().any(|p| windows.closes_at(p.from) <= closed),
+            Assigner::Session(session) => {
+                let Some(least) = partial.states.len().checked_sub(2).map(|i| &partial.states[i]) else { return false };
+                let least = least.as_primitive::<TimestampMillisecondType>();
+                partial.panes.iter().zip(least.values()).any(|(pane, min)| session.is_stale(*pane, *min, closed))
+            }
+        }
     }
 
     /// The watermark that closes the last window over all stored panes and `partials`.
     pub fn last_close<'a>(&self, store: &Store, partials: impl Iterator<Item = &'a Partial>) -> Option<i64> {
-        let panes = store.panes().chain(partials.flat_map(|p| p.panes.iter().copied()));
-        panes.map(|p| self.assigner.closes_at(self.assigner.last_window(p.start))).max()
+        match &self.assigner {
+            Assigner::Count(_) => None,
+            Assigner::Aligned(windows) => {
+                let panes = store.panes().chain(partials.flat_map(|p| p.panes.iter().copied()));
+                panes.filter_map(|p| windows.last_close(p.start)).max()
+            }
+            // No row of a slice is behind its last millisecond.
+            Assigner::Session(session) => {
+                let panes = store.panes().chain(partials.flat_map(|p| p.panes.iter().copied()));
+                panes.map(|p| session.closes_at(p.start + session.gap() - 1)).max()
+            }
+        }
     }
 
-    /// Closes an epoch: windows that close in `(before, now]` are finished.
+    /// Windows, or starts of slices, of the stored slots: after a restart all of them count as changed.
+    pub fn all_changed(&self, store: &Store, closed: i64) -> EmissionChange {
+        let mut change = EmissionChange::default();
+        for pane in store.panes() {
+            let windows = self.changed_windows(pane, closed);
+            for key in store.pane(pane).into_iter().flat_map(HashMap::keys) {
+                change.changed.extend(windows.iter().map(|w| (*w, key.clone())));
+            }
+        }
+        change
+    }
+
+    /// Closes an epoch.
     ///
     /// # Errors
-    /// Under [`FaultPolicy::Fail`] the first error of an aggregate or guest; [`CodecError`] when stored bytes don't read back.
-    pub fn close(
-        &self,
-        store: &Store,
-        partials: &[&Partial],
-        before: i64,
-        now: i64,
-        policy: FaultPolicy,
-        budget: &mut Budget,
-    ) -> Result<Closed> {
+    /// Under [`FaultPolicy::Fail`] the first error of an aggregate or guest; [`CodecError`](crate::state::codec::CodecError) when stored bytes don't read back.
+    pub fn close(&self, closing: &Closing<'_>, blocks: &mut Blocks, budget: &mut Budget) -> Result<Closed> {
+        let Assigner::Count(count) = &self.assigner else { return self.close_panes(closing, blocks, budget) };
+        let panes = self.numbered(count, closing.store, closing.partials)?;
+        let of = |(partial, panes): (&&Partial, Vec<PaneId>)| Partial {
+            panes,
+            keys: partial.keys.clone(),
+            states: partial.states.clone(),
+        };
+        let partials: Vec<Partial> = closing.partials.iter().zip(panes).map(of).collect();
+        let partials: Vec<&Partial> = partials.iter().collect();
+        self.close_panes(&Closing { partials: &partials, ..*closing }, blocks, budget)
+    }
+
+    fn close_panes(&self, closing: &Closing<'_>, blocks: &mut Blocks, budget: &mut Budget) -> Result<Closed> {
         let mut closed = Closed::default();
-        let slots = self.slots(partials)?;
-        let updates = self.merge(store, partials, &slots, policy, budget, &mut closed)?;
+        let slots = self.slots(closing.partials)?;
+        let updates = self.merge(closing, &slots, budget, &mut closed)?;
         if !closed.excluded.is_empty() {
             return Ok(closed);
         }
-        let mut fresh: BTreeMap<PaneId, Vec<&Update>> = BTreeMap::new();
-        for update in &updates {
-            fresh.entry(update.pane).or_default().push(update);
-        }
-        let panes: BTreeSet<PaneId> = store.panes().chain(fresh.keys().copied()).collect();
-        let mut due: BTreeMap<i64, Vec<PaneId>> = BTreeMap::new();
-        for pane in &panes {
-            for window in self.assigner.windows(*pane) {
-                let closes = self.assigner.closes_at(window);
-                if closes > now {
-                    break;
-                }
-                if closes > before {
-                    due.entry(window).or_default().push(*pane);
-                }
+        match &self.assigner {
+            Assigner::Aligned(windows) => {
+                self.close_aligned(windows.as_ref(), closing, updates, blocks, budget, &mut closed)?;
             }
+            Assigner::Session(session) => self.close_sessions(session, closing, updates, budget, &mut closed)?,
+            Assigner::Count(count) => self.close_counts(count, closing, updates, budget, &mut closed)?,
         }
-        for (window, panes) in due {
-            self.finish_window(store, &fresh, window, &panes, policy, budget, &mut closed)?;
-        }
-        drop(fresh);
-        closed.removed = store.panes().filter(|p| self.assigner.is_done(*p, now)).collect();
-        closed.updates = updates.into_iter().filter(|u| !self.assigner.is_done(u.pane, now)).collect();
         Ok(closed)
     }
 
@@ -153,11 +190,13 @@ impl Closer {
     fn slots(&self, partials: &[&Partial]) -> Result<Slots> {
         let mut slots = Slots::default();
         let mut numbers: HashMap<(PaneId, Box<[u8]>), usize, RandomState> = HashMap::default();
-        // The groups of one partial are distinct: only several need the table.
-        let several = partials.iter().filter(|p| !p.is_empty()).count() > 1;
+        // The groups of one partial are distinct, but for rows that were numbered since: only several need the table.
+        let is_numbered = matches!(self.assigner, Assigner::Count(_));
+        let several = is_numbered || partials.iter().filter(|p| !p.is_empty()).count() > 1;
         for partial in partials {
             let mut of_partial = Vec::with_capacity(partial.len());
-            self.keys
+            self.layout
+                .keys
                 .encode(&partial.keys, partial.len(), |row, key| {
                     let next = slots.keys.len();
                     let full: (PaneId, Box<[u8]>) = (partial.panes[row], key.into());
@@ -173,24 +212,21 @@ impl Closer {
         Ok(slots)
     }
 
-    fn merge(
-        &self,
-        store: &Store,
-        partials: &[&Partial],
-        slots: &Slots,
-        policy: FaultPolicy,
-        budget: &mut Budget,
-        closed: &mut Closed,
-    ) -> Result<Vec<Update>> {
+    fn merge(&self, closing: &Closing<'_>, slots: &Slots, budget: &mut Budget, closed: &mut Closed) -> Result<Vec<Update>> {
         let count = slots.keys.len();
-        let merge_range = |range: Range<usize>| self.merged(store, partials, slots, range);
+        let merge_range = |range: Range<usize>| self.merged(closing, slots, range);
         let states = match merge_range(0..count) {
             Ok(states) => states,
-            Err(error) if policy == FaultPolicy::Fail => return Err(error),
+            Err(error) if closing.policy == FaultPolicy::Fail => return Err(error),
             Err(error) => {
                 for fault in isolate(count, error, budget, &mut |r| merge_range(r).map(drop)) {
                     let error = Arc::new(RowError::of(&fault.error));
-                    closed.excluded.extend(slots.keys[fault.items].iter().map(|k| (k.clone(), Arc::clone(&error))));
+                    let slots = slots.keys[fault.items].iter().map(|(pane, key)| match self.assigner {
+                        // What a row's pane was is not known when the epoch is run again: the key is left out as a whole.
+                        Assigner::Count(_) => (TOTAL, key.clone()),
+                        _ => (*pane, key.clone()),
+                    });
+                    closed.excluded.extend(slots.map(|slot| (slot, Arc::clone(&error))));
                 }
                 return Ok(Vec::new());
             }
@@ -198,7 +234,8 @@ impl Closer {
         let Merged { slots: order, states } = states;
         let mut updates = Vec::with_capacity(count);
         let keys = &slots.keys;
-        self.states
+        self.layout
+            .states
             .encode(&states, count, |i, state| {
                 let (pane, key) = &keys[order[i]];
                 updates.push(Update { pane: *pane, key: key.clone(), state: state.into() });
@@ -208,10 +245,8 @@ impl Closer {
     }
 
     /// The merged states of the slots in `range`: stored ones first, then each task's.
-    ///
-    /// DataFusion's accumulators take it that each of the groups they are told of has been in a batch: a group is therefore numbered when
-    /// it first comes, and their number grows with it.
-    fn merged(&self, store: &Store, partials: &[&Partial], slots: &Slots, range: Range<usize>) -> Result<Merged> {
+    fn merged(&self, closing: &Closing<'_>, slots: &Slots, range: Range<usize>) -> Result<Merged> {
+        let Closing { store, partials, .. } = closing;
         let mut numbers: Vec<Option<usize>> = vec![None; range.len()];
         let mut order = Vec::with_capacity(range.len());
         let mut stored = Vec::new();
@@ -225,12 +260,14 @@ impl Closer {
         }
         let whole = range.len() == slots.keys.len();
         let mut merging = partials.iter().filter(|p| !p.is_empty());
-        if let (true, true, Some(only), None) = (whole, stored.is_empty(), merging.next(), merging.next()) {
+        if let (true, true, Some(only), None) = (whole, stored.is_empty(), merging.next(), merging.next())
+            && only.len() == range.len()
+        {
             return Ok(Merged { slots: range.collect(), states: only.states.clone() });
         }
-        let mut merger = Merger::new(&self.window, &self.widths)?;
+        let mut merger = Merger::new(&self.window, &self.layout.widths)?;
         let of_stored: Vec<usize> = (0..stored.len()).collect();
-        merger.add(&self.states.decode(stored.into_iter()).map_err(external)?, &of_stored, order.len())?;
+        merger.add(&self.layout.states.decode(stored.into_iter()).map_err(external)?, &of_stored, order.len())?;
         for (partial, of) in partials.iter().zip(&slots.of) {
             let rows: Vec<u32> = (0..of.len() as u32).filter(|r| range.contains(&of[*r as usize])).collect();
             let mut here = Vec::with_capacity(rows.len());
@@ -251,83 +288,6 @@ impl Closer {
         }
         Ok(Merged { slots: order, states: merger.states()? })
     }
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of one close; a struct for them would have this one use")]
-    fn finish_window(
-        &self,
-        store: &Store,
-        fresh: &BTreeMap<PaneId, Vec<&Update>>,
-        window: i64,
-        panes: &[PaneId],
-        policy: FaultPolicy,
-        budget: &mut Budget,
-        closed: &mut Closed,
-    ) -> Result<()> {
-        let mut by_key: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
-        for pane in panes {
-            let fresh: HashMap<&[u8], &[u8], RandomState> =
-                fresh.get(pane).into_iter().flatten().map(|u| (u.key.as_ref(), u.state.as_ref())).collect();
-            for (key, state) in store.pane(*pane).into_iter().flatten() {
-                if !fresh.contains_key(key.as_ref()) {
-                    by_key.entry(key).or_default().push(state);
-                }
-            }
-            for (key, state) in fresh {
-                by_key.entry(key).or_default().push(state);
-            }
-        }
-        let entries: Vec<(&[u8], Vec<&[u8]>)> = by_key.into_iter().collect();
-        for chunk in entries.chunks(RESULT_ROWS) {
-            match self.results(window, chunk) {
-                Ok(batch) => closed.results.push(batch),
-                Err(error) if policy == FaultPolicy::Fail => return Err(error),
-                Err(error) => {
-                    let mut good = 0;
-                    for fault in isolate(chunk.len(), error, budget, &mut |r| self.results(window, &chunk[r]).map(drop)) {
-                        if good < fault.items.start {
-                            closed.results.push(self.results(window, &chunk[good..fault.items.start])?);
-                        }
-                        good = fault.items.end;
-                        let error = Arc::new(RowError::of(&fault.error));
-                        closed.bad_results.extend(chunk[fault.items].iter().map(|(key, states)| BadResult {
-                            window,
-                            key: (*key).into(),
-                            state: states.concat(),
-                            error: Arc::clone(&error),
-                        }));
-                    }
-                    if good < chunk.len() {
-                        closed.results.push(self.results(window, &chunk[good..])?);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Result rows of a window for some keys and their states by pane.
-    fn results(&self, window: i64, entries: &[(&[u8], Vec<&[u8]>)]) -> Result<RecordBatch> {
-        let rows = entries.len();
-        let slots: Vec<usize> =
-            entries.iter().enumerate().flat_map(|(i, (_, states))| std::iter::repeat_n(i, states.len())).collect();
-        let states = self.states.decode(entries.iter().flat_map(|(_, states)| states.iter().copied())).map_err(external)?;
-        let mut merger = Merger::new(&self.window, &self.widths)?;
-        merger.add(&states, &slots, rows)?;
-        let mut columns = self.keys.decode(entries.iter().map(|(key, _)| *key)).map_err(external)?;
-        columns.push(Arc::new(TimestampMillisecondArray::from_value(window, rows)));
-        columns.push(Arc::new(TimestampMillisecondArray::from_value(window + self.assigner.duration(), rows)));
-        columns.extend(merger.results()?);
-        if let Some(versions) = &self.window.plugin_versions {
-            columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(versions, rows))));
-        }
-        let schema = &self.window.result;
-        let columns = columns
-            .into_iter()
-            .zip(schema.fields())
-            .map(|(c, f)| if c.data_type() == f.data_type() { Ok(c) } else { Ok(cast(&c, f.data_type())?) })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &RecordBatchOptions::new().with_row_count(Some(rows)))?)
-    }
 }
 
 /// Merged states, and which slot each row of them is.
@@ -342,40 +302,4 @@ struct Slots {
     of: Vec<Vec<usize>>,
     /// Pane and encoded key of each slot.
     keys: Vec<(PaneId, Box<[u8]>)>,
-}
-
-/// Fresh accumulators that states are merged into.
-struct Merger<'a> {
-    accumulators: Vec<Box<dyn GroupsAccumulator>>,
-    widths: &'a [usize],
-}
-
-impl<'a> Merger<'a> {
-    fn new(window: &WindowPlan, widths: &'a [usize]) -> Result<Self> {
-        Ok(Self { accumulators: window.aggregates.iter().map(accumulator).collect::<Result<_>>()?, widths })
-    }
-
-    fn add(&mut self, states: &[ArrayRef], slots: &[usize], total: usize) -> Result<()> {
-        if slots.is_empty() {
-            return Ok(());
-        }
-        let mut at = 0;
-        for (accumulator, width) in self.accumulators.iter_mut().zip(self.widths) {
-            accumulator.merge_batch(&states[at..at + width], slots, total)?;
-            at += width;
-        }
-        Ok(())
-    }
-
-    fn states(mut self) -> Result<Vec<ArrayRef>> {
-        let mut states = Vec::new();
-        for accumulator in &mut self.accumulators {
-            states.extend(accumulator.state(EmitTo::All)?);
-        }
-        Ok(states)
-    }
-
-    fn results(mut self) -> Result<Vec<ArrayRef>> {
-        self.accumulators.iter_mut().map(|a| a.evaluate(EmitTo::All)).collect()
-    }
 }

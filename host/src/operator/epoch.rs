@@ -52,6 +52,8 @@ pub struct LateRow {
     pub event_time: i64,
     /// The watermark that it came after.
     pub watermark: i64,
+    /// How long before that its last window had closed, milliseconds.
+    pub late_by: i64,
 }
 
 /// What an epoch starts from.
@@ -61,6 +63,8 @@ pub struct EpochStart {
     pub watermarks: Vec<i64>,
     /// Watermark that windows have been closed up to.
     pub closed: i64,
+    /// Processing time of the epoch, milliseconds since 1970 UTC: the same for all its tasks, and when it is run again. Never goes back.
+    pub now: i64,
     /// What to do with faults.
     pub policy: FaultPolicy,
     /// Keys to leave out.

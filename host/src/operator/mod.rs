@@ -3,13 +3,21 @@
 //! A [`task::EpochTask`] takes the raw batches of some partitions and makes partial states by (pane, key); [`close::close`] merges the
 //! partial states of all tasks with the stored ones, finishes the windows that the watermark closed, and says what changes.
 
+mod aligned;
 pub mod assigner;
+pub mod blocks;
 pub mod close;
+mod counts;
+pub mod emission;
 pub mod epoch;
 pub mod fold;
 pub mod isolate;
+mod merge;
+mod results;
+mod sessions;
 pub mod steps;
 pub mod task;
+mod view;
 
 use datafusion::error::DataFusionError;
 

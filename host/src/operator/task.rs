@@ -7,7 +7,7 @@
 use crate::element::RawBatch;
 use crate::ingest::decode::{Decoder, RowFault};
 use crate::limits::JobLimits;
-use crate::operator::assigner::{Assigner, EVENT_TIME_MAX};
+use crate::operator::assigner::{Assigned, Assigner, EVENT_TIME_MAX};
 use crate::operator::epoch::{EpochStart, LateRow, RejectedRow, RowError, TaskEpoch};
 use crate::operator::fold::{Fold, Partial};
 use crate::operator::isolate::{Budget, isolate};
@@ -16,7 +16,7 @@ use crate::plan::Plan;
 use crate::state::codec::RowCodec;
 use crate::state::store::PaneId;
 use ahash::RandomState;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMillisecondArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Schema, TimestampMillisecondType, UInt32Type};
 use datafusion::error::{DataFusionError, Result};
@@ -37,6 +37,8 @@ pub struct EpochTask<'a> {
     broken: Option<DataFusionError>,
     budget: Budget,
     folded: Vec<FoldedBatch>,
+    /// Rows so far by partition and key, where windows count them.
+    numbers: HashMap<usize, HashMap<Box<[u8]>, i64, RandomState>>,
     out: TaskEpoch,
     faults: Vec<RowFault>,
 }
@@ -100,6 +102,7 @@ impl<'a> EpochTask<'a> {
             broken: None,
             budget,
             folded: Vec::new(),
+            numbers: HashMap::new(),
             out,
             faults: Vec::new(),
         })
@@ -226,9 +229,14 @@ impl<'a> EpochTask<'a> {
         partition: usize,
         before: Option<(usize, Vec<i64>)>,
     ) -> Result<()> {
+        let batch =
+            if window.plan.processing_time { read_at(&batch, window.plan.event_time, self.out.start.now)? } else { batch };
         let rows = batch.num_rows();
         let times = batch.column(window.plan.event_time).as_primitive::<TimestampMillisecondType>();
         let numbers = row_numbers(&batch);
+        let moves = before.is_none() && !window.plan.processing_time;
+        // Of the row before: rows next to each other mostly share a pane, and telling so costs less than the arithmetic.
+        let mut last: Option<Assigned> = None;
         let mut panes = Vec::with_capacity(rows);
         let mut keep = vec![true; rows];
         let mut kept = rows;
@@ -250,21 +258,43 @@ impl<'a> EpochTask<'a> {
                 continue;
             }
             let watermark = watermark.max(self.out.start.closed);
-            match window.assigner.assign(time, watermark) {
-                Some(pane) => panes.push(pane),
-                None => {
-                    self.out.late.push(LateRow { batch: number, row, event_time: time, watermark });
-                    (keep[i], kept) = (false, kept - 1);
-                }
+            match &last {
+                Some(assigned) if assigned.covers(time, watermark) => panes.push(assigned.pane),
+                _ => match window.assigner.assign(time, watermark) {
+                    Some(assigned) => {
+                        panes.push(assigned.pane);
+                        last = Some(assigned);
+                    }
+                    None => {
+                        let late_by = watermark.saturating_sub(window.assigner.late_from(time));
+                        self.out.late.push(LateRow { batch: number, row, event_time: time, watermark, late_by });
+                        (keep[i], kept) = (false, kept - 1);
+                    }
+                },
             }
-            if before.is_none() {
+            if moves {
                 let w = &mut self.out.watermarks[partition];
                 *w = advanced(*w, time, window.out_of_orderness);
             }
         }
         let batch = if kept == rows { batch } else { filter_record_batch(&batch, &BooleanArray::from(keep))? };
-        let (batch, panes) = self.without_excluded(window, batch, panes, number)?;
+        let (batch, mut panes) = self.without_excluded(window, batch, panes, number)?;
+        if let Assigner::Count(_) = window.assigner {
+            self.number(window, &batch, partition, &mut panes)?;
+        }
         self.fold_in(window, batch, panes, number)
+    }
+
+    /// Gives each row a pane of its own: its number among its key's rows of this partition.
+    fn number(&mut self, window: &WindowTask, batch: &RecordBatch, partition: usize, panes: &mut [PaneId]) -> Result<()> {
+        let keys: Vec<ArrayRef> = window.plan.keys.iter().map(|k| Arc::clone(batch.column(*k))).collect();
+        let numbers = self.numbers.entry(partition).or_default();
+        let each = |i: usize, key: &[u8]| {
+            let number = numbers.entry(key.into()).or_insert(0);
+            panes[i] = PaneId { start: *number, from: partition as i64 };
+            *number += 1;
+        };
+        window.key_codec.encode(&keys, batch.num_rows(), each).map_err(|e| DataFusionError::External(e.into()))
     }
 
     /// Rejects the rows of keys that the epoch must leave out.
@@ -435,6 +465,13 @@ pub fn input_schema(plan: &Plan) -> Arc<Schema> {
             crate::plan::Step::Filter(_) => None,
         })
         .unwrap_or_else(|| Arc::clone(&plan.decoded))
+}
+
+/// The batch with `time` as the event time of all rows.
+fn read_at(batch: &RecordBatch, column: usize, time: i64) -> Result<RecordBatch> {
+    let mut columns = batch.columns().to_vec();
+    columns[column] = Arc::new(TimestampMillisecondArray::from_value(time, batch.num_rows()));
+    Ok(RecordBatch::try_new(batch.schema(), columns)?)
 }
 
 fn row_numbers(batch: &RecordBatch) -> &arrow::buffer::ScalarBuffer<u32> {

@@ -49,7 +49,22 @@ impl Encoder {
         let values = self.value.lines(batch)?;
         let keys = self.key.as_ref().map(|k| k.lines(batch)).transpose()?;
         let mut keys = keys.into_iter().flatten();
-        Ok(values.into_iter().map(|value| OutRecord { key: keys.next(), value }).collect())
+        Ok(values.into_iter().map(|value| OutRecord { key: keys.next(), value, ..OutRecord::default() }).collect())
+    }
+
+    /// One record a row that says that the result of the row's key is no more: its value is the key's object with `"deleted": true`.
+    ///
+    /// # Errors
+    /// When a column has a type that JSON can't carry.
+    pub fn tombstones(&mut self, batch: &RecordBatch) -> Result<Vec<OutRecord>, ArrowError> {
+        let keys = self.key.as_ref().map(|k| k.lines(batch)).transpose()?;
+        let record = |key: Vec<u8>| {
+            // An object of one column at least: a brace is last.
+            let mut value = key[..key.len().saturating_sub(1)].to_vec();
+            value.extend_from_slice(br#","deleted":true}"#);
+            OutRecord { key: Some(key), value, is_tombstone: true }
+        };
+        Ok(keys.into_iter().flatten().map(record).collect())
     }
 }
 

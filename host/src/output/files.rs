@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> OutRecord {
-        OutRecord { key: None, value: text.into() }
+        OutRecord { key: None, value: text.into(), ..OutRecord::default() }
     }
 
     fn open(spec: &SinkSpec, committed: Option<&BTreeMap<String, u64>>, tree: &Tree) -> Result<FileSinks, CommitError> {

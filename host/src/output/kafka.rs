@@ -139,7 +139,8 @@ impl KafkaCommitter {
     fn send_all(&self, transactions: &Transactions, role: &str, records: &[OutRecord]) -> Result<(), CommitError> {
         let Some(topic) = self.topics.get(role) else { return Ok(()) };
         for (i, record) in records.iter().enumerate() {
-            transactions.send(topic, None, record.key.as_deref(), Some(&record.value))?;
+            let value = (!record.is_tombstone).then_some(record.value.as_slice());
+            transactions.send(topic, None, record.key.as_deref(), value)?;
             if i % SERVE_EVERY == 0 {
                 transactions.poll();
             }

@@ -93,7 +93,7 @@ mod tests {
         let change = |(key, value): &(&str, Option<&str>)| Change { shard: 1, key: (*key).into(), value: value.map(Into::into) };
         EpochCommit {
             epoch,
-            outputs: vec![OutRecord { key: None, value: epoch.to_string().into() }],
+            outputs: vec![OutRecord { key: None, value: epoch.to_string().into(), ..OutRecord::default() }],
             late: vec![OutRecord::default()],
             rejects: vec![OutRecord::default()],
             changes: changes.iter().map(change).collect(),
@@ -117,7 +117,7 @@ mod tests {
             let (_, last) = restore(&mut committer).unwrap();
             assert_eq!(last, (next > 1).then(|| next - 1));
             // Death in the middle of a commit: after the file was synced, before the tree was.
-            committer.files.write("sink", &[OutRecord { key: None, value: b"never".to_vec() }]).unwrap();
+            committer.files.write("sink", &[OutRecord { key: None, value: b"never".to_vec(), ..OutRecord::default() }]).unwrap();
             assert!(out().ends_with("never\n"));
             drop(committer);
             let mut committer = LocalCommitter::new(spec(dir.path()));

@@ -24,6 +24,8 @@ pub struct OutRecord {
     pub key: Option<Vec<u8>>,
     /// Value bytes (JSON).
     pub value: Vec<u8>,
+    /// The result of the key is no more: Kafka gets the key without a value, files get the value, which says so.
+    pub is_tombstone: bool,
 }
 
 /// One change of keyed state: the slot's absolute value, or its removal.
@@ -50,6 +52,9 @@ pub struct Meta {
     pub watermarks: BTreeMap<String, i64>,
     /// Watermark that windows have been closed up to.
     pub closed: i64,
+    /// Processing time of the epoch, milliseconds since 1970 UTC.
+    #[serde(default = "never")]
+    pub now: i64,
     /// Fingerprint of the state's layout: keys, panes, state fields.
     pub layout: String,
     /// The same by the name of the operator that has the state; empty in what was stored before operators had names.
@@ -61,6 +66,10 @@ pub struct Meta {
     /// Length of each file sink in bytes after this epoch, by sink role (`sink`, `late`, `rejects`); set by the committer.
     #[serde(default)]
     pub files: BTreeMap<String, u64>,
+}
+
+fn never() -> i64 {
+    i64::MIN
 }
 
 /// All that one epoch does to the outside world.
@@ -206,4 +215,17 @@ pub fn open(spec: CommitSpec) -> Result<Box<dyn Committer>, CommitError> {
     let kafka =
         matches!(spec.source, SourceSpec::Kafka(_)) || sinks.into_iter().flatten().any(|s| matches!(s, SinkSpec::Kafka { .. }));
     if kafka { Ok(Box::new(kafka::KafkaCommitter::new(spec)?)) } else { Ok(Box::new(local::LocalCommitter::new(spec))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_stored_before_processing_time_was_reads_back() {
+        let stored =
+            r#"{"format":1,"epoch":7,"positions":{"t/0":3},"watermarks":{"t/0":5},"closed":4,"layout":"stateless","files":{}}"#;
+        let meta: Meta = serde_json::from_str(stored).unwrap();
+        assert_eq!((meta.epoch, meta.closed, meta.now), (7, 4, i64::MIN));
+    }
 }

@@ -17,6 +17,8 @@ pub struct LateRow<'a> {
     pub event_time: i64,
     /// The watermark that it came after: milliseconds since 1970 UTC.
     pub watermark: i64,
+    /// How long before that its last window had closed, milliseconds.
+    pub late_by: i64,
 }
 
 /// A row (or a result, where there is no partition) that was set aside.
@@ -32,11 +34,12 @@ pub struct Reject<'a> {
 }
 
 impl LateRow<'_> {
-    /// `topic`, `partition`, `offset`, `timestamp`, `eventTime`, `watermark` (milliseconds since 1970 UTC), `key`, `value`.
+    /// `topic`, `partition`, `offset`, `timestamp`, `eventTime`, `watermark` (milliseconds since 1970 UTC), `lateByMs`, `key`, `value`.
     pub fn to_record(&self) -> OutRecord {
         let mut members = origin(Some(self.partition), Some(&self.record));
         members.insert("eventTime".into(), json!(self.event_time));
         members.insert("watermark".into(), json!(self.watermark));
+        members.insert("lateByMs".into(), json!(self.late_by));
         record(members, Some(&self.record))
     }
 }
@@ -75,7 +78,11 @@ fn record(mut members: Map<String, Value>, raw: Option<&Record<'_>>) -> OutRecor
     };
     put("key", raw.and_then(|r| r.key));
     put("value", raw.and_then(|r| r.value));
-    OutRecord { key: raw.and_then(|r| r.key).map(<[u8]>::to_vec), value: Value::Object(members).to_string().into_bytes() }
+    OutRecord {
+        key: raw.and_then(|r| r.key).map(<[u8]>::to_vec),
+        value: Value::Object(members).to_string().into_bytes(),
+        ..OutRecord::default()
+    }
 }
 
 /// Base64 with padding (RFC 4648, section 4).

@@ -3,21 +3,21 @@
 use super::expression::{Planner, constant, reason, type_name};
 use super::stage::{Stage, check_name, named};
 use super::{AggregatePlan, WindowPlan, timestamp_type};
-use crate::config::spec::{AggregationSpec, Place, Placed, WindowAggregateSpec};
+use crate::config::spec::{AggregationSpec, Emit, Place, Placed, WindowAggregateSpec, WindowKind};
 use crate::limits::ROW_COLUMN;
 use crate::plugin::FunctionKind;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
+use datafusion::functions_aggregate::min_max::{max_udaf, min_udaf};
 use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
-use datafusion::logical_expr::{AggregateUDF, Expr, cast};
+use datafusion::logical_expr::{AggregateUDF, Expr, cast, lit};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::{Column, Literal};
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Column of the plugins' versions in results.
 pub(super) const VERSIONS: &str = "plugin_versions";
@@ -25,6 +25,8 @@ pub(super) const VERSIONS: &str = "plugin_versions";
 pub(super) const WINDOW_START: &str = "window_start";
 /// End of a result's window.
 pub(super) const WINDOW_END: &str = "window_end";
+/// Whether a result is the window's last.
+pub(super) const IS_FINAL: &str = "isFinal";
 
 /// Columns that reach the aggregation, each once.
 #[derive(Default)]
@@ -69,9 +71,14 @@ pub(super) fn window(
 ) -> Result<(WindowPlan, String)> {
     let mut inputs = Inputs::default();
     let mut names = HashSet::new();
-    let event_time = event_time(planner, stage, &spec.timestamp_column, &mut inputs);
+    let event_time = match &spec.timestamp_column {
+        Some(name) => event_time(planner, stage, name, &mut inputs),
+        // Filled with the time of the epoch as rows come.
+        None => Some(inputs.index(cast(lit(ScalarValue::Null), timestamp_type()), "__event_time")),
+    };
     let keys: Vec<usize> = spec.keys.iter().filter_map(|key| self::key(planner, stage, key, &mut inputs, &mut names)).collect();
-    for reserved in [WINDOW_START, WINDOW_END].into_iter().chain(with_versions.then_some(VERSIONS)) {
+    let of_window = own_columns(spec);
+    for reserved in of_window.iter().map(|f| f.name().as_str()).chain(with_versions.then_some(VERSIONS)) {
         if let Some(key) = spec.keys.iter().find(|k| k.value == reserved) {
             planner.fault(key.place, format!("`{reserved}` is a column of every result; rename the key with a project before"));
         }
@@ -88,8 +95,8 @@ pub(super) fn window(
     let input: SchemaRef = Arc::new(stage.schema().as_arrow().clone());
 
     let mut fields: Vec<Field> = keys.iter().map(|k| bare(input.field(*k))).collect();
-    fields.extend([WINDOW_START, WINDOW_END].map(|n| Field::new(n, timestamp_type(), false)));
-    let mut layout = layout_of_windows(spec, &fields[..keys.len()]);
+    let mut layout = layout_of_windows(spec, &fields);
+    fields.extend(of_window);
     let mut aggregates = Vec::new();
     for (is_named, spec, draft) in drafts {
         let made = draft.and_then(|d| function(planner, &d, &input).map(|f| (d, f)));
@@ -106,35 +113,59 @@ pub(super) fn window(
     if with_versions {
         fields.push(Field::new(VERSIONS, DataType::Utf8, false));
     }
-    let duration = duration(planner, &spec.duration);
-    let slide = spec.slide.as_ref().map_or(duration, |s| self::duration(planner, s));
-    if let Some(placed) = spec.slide.as_ref().filter(|_| slide > duration) {
-        planner.fault(
-            placed.place,
-            "the slide is longer than the window, so rows between two windows would be lost; make it at most the duration",
-        );
-    }
+    let hidden = hidden(spec, event_time, &input)?;
     let window = WindowPlan {
         event_time: event_time.unwrap_or(0),
         decoded_event_time: None,
-        duration,
-        slide,
+        processing_time: spec.processing_time,
+        kind: spec.kind.value,
         offset: spec.offset,
-        out_of_orderness: spec.watermark.value,
+        out_of_orderness: spec.watermark,
         allowed_lateness: spec.allowed_lateness,
+        emit: spec.emit.value,
+        output: spec.output.value,
         keys,
-        aggregates,
+        hidden: hidden.len(),
+        aggregates: aggregates.into_iter().chain(hidden).collect(),
         result: Arc::new(Schema::new(fields)),
         plugin_versions: None,
     };
     Ok((window, layout))
 }
 
-fn duration(planner: &mut Planner<'_>, placed: &Placed<Duration>) -> Duration {
-    if placed.value.as_millis() == 0 {
-        planner.fault(placed.place, "a window needs a length of at least a millisecond");
+/// Columns that say which window a result is of.
+fn own_columns(spec: &WindowAggregateSpec) -> Vec<Field> {
+    let mut fields = Vec::new();
+    if spec.kind.value != WindowKind::Global {
+        fields.extend([WINDOW_START, WINDOW_END].map(|n| Field::new(n, timestamp_type(), false)));
     }
-    placed.value
+    if spec.emit.value != Emit::Final {
+        fields.push(Field::new(IS_FINAL, DataType::Boolean, false));
+    }
+    fields
+}
+
+/// Columns of a result that, with the group keys, say which window it is of.
+pub(super) fn window_keys(kind: &WindowKind) -> &'static [&'static str] {
+    match kind {
+        WindowKind::Global => &[],
+        // All windows of a size begin together.
+        WindowKind::Cumulative { .. } => &[WINDOW_START, WINDOW_END],
+        _ => &[WINDOW_START],
+    }
+}
+
+/// The least and the greatest event time, for windows whose bounds follow from their rows.
+fn hidden(spec: &WindowAggregateSpec, event_time: Option<usize>, input: &SchemaRef) -> Result<Vec<AggregatePlan>> {
+    let (WindowKind::Session { .. } | WindowKind::Count { .. }, Some(column)) = (spec.kind.value, event_time) else {
+        return Ok(Vec::new());
+    };
+    let of = |udf: Arc<AggregateUDF>, name: &str| -> Result<AggregatePlan> {
+        let time: Arc<dyn PhysicalExpr> = Arc::new(Column::new(input.field(column).name(), column));
+        let function = AggregateExprBuilder::new(udf, vec![time]).schema(Arc::clone(input)).alias(name).build()?;
+        Ok(AggregatePlan { function: Arc::new(function), filter: None })
+    };
+    Ok(vec![of(min_udaf(), "__first")?, of(max_udaf(), "__last")?])
 }
 
 fn event_time(planner: &mut Planner<'_>, stage: &Stage, name: &Placed<String>, inputs: &mut Inputs) -> Option<usize> {
@@ -289,9 +320,24 @@ fn layout_of_windows(spec: &WindowAggregateSpec, keys: &[Field]) -> String {
     for key in keys {
         let _ = write!(layout, " {} {}", key.name(), key.data_type());
     }
-    let slide = spec.slide.as_ref().map_or(spec.duration.value, |s| s.value);
-    let (duration, offset) = (spec.duration.value.as_millis(), spec.offset.as_millis());
-    let _ = write!(layout, "\nwindow: {duration} ms every {} ms from {offset} ms", slide.as_millis());
+    let offset = spec.offset.as_millis();
+    let _ = match spec.kind.value {
+        WindowKind::Hopping { duration, slide } => {
+            write!(layout, "\nwindow: {} ms every {} ms from {offset} ms", duration.as_millis(), slide.as_millis())
+        }
+        WindowKind::Cumulative { size, step } => {
+            write!(layout, "\nwindow: up to {} ms by {} ms from {offset} ms", size.as_millis(), step.as_millis())
+        }
+        WindowKind::Calendar { unit, count, zone } => {
+            write!(layout, "\nwindow: {count} {unit:?} of {} from {offset} ms", zone.name())
+        }
+        WindowKind::Session { gap } => write!(layout, "\nwindow: sessions with gaps of {} ms", gap.as_millis()),
+        WindowKind::Count { every, slide } => write!(layout, "\nwindow: {every} rows by {slide}"),
+        WindowKind::Global => write!(layout, "\nwindow: global"),
+    };
+    if spec.processing_time {
+        layout.push_str(" of processing time");
+    }
     layout
 }
 

@@ -2,7 +2,7 @@
 
 use super::logical::decoded_type;
 use super::{DecodeField, FieldSource, OutputType, PathStep, Plan, Step, WindowPlan};
-use crate::config::spec::{Operation, Pipeline, SinkSpec, SourceSpec};
+use crate::config::spec::{Emit, Operation, OutputMode, Pipeline, SinkSpec, SourceSpec, WindowKind};
 use crate::limits::{ROW_COLUMN, STATE_SHARDS};
 use crate::plugin::GuestUse;
 use crate::time::format_duration;
@@ -113,7 +113,9 @@ fn sink(sink: &SinkSpec) -> String {
 
 fn sinks(plan: &Plan, pipeline: &Pipeline) -> Vec<String> {
     let keys: Vec<&str> = plan.output_keys.iter().map(|k| plan.output.field(*k).name().as_str()).collect();
-    let keyed = if keys.is_empty() { "records without a key".to_owned() } else { format!("keyed by {}", keys.join(", ")) };
+    let upsert = plan.window.as_ref().is_some_and(|w| w.output == OutputMode::Upsert);
+    let how = if upsert { "upserted by" } else { "keyed by" };
+    let keyed = if keys.is_empty() { "records without a key".to_owned() } else { format!("{how} {}", keys.join(", ")) };
     let side = |spec: &Option<SinkSpec>| spec.as_ref().map_or_else(|| "nowhere, counted only".to_owned(), sink);
     let mut lines = vec![format!("results: {}, {keyed}", sink(&pipeline.sink))];
     if plan.window.is_some() {
@@ -193,28 +195,67 @@ fn input(plan: &Plan) -> &Schema {
     last.unwrap_or(&plan.decoded)
 }
 
-fn aggregation(plan: &Plan, window: &WindowPlan) -> Vec<String> {
-    let assigner = window.assigner();
-    let pane = assigner.pane_length().max(1);
-    let panes = assigner.duration() / pane;
-    let length = format_duration(window.duration);
-    let kind = if window.slide == window.duration {
-        format!("tumbling windows of {length}")
-    } else {
-        format!("windows of {length}, one each {}", format_duration(window.slide))
+/// The windows, and their panes.
+fn windows(window: &WindowPlan) -> (String, String) {
+    let shown = |d: Duration| format_duration(d);
+    let panes = |pane: Duration, windows: Duration| {
+        format!("panes of {}, {} a window", shown(pane), windows.as_millis() / pane.as_millis().max(1))
     };
+    match window.kind {
+        WindowKind::Hopping { duration, slide } if duration == slide => {
+            (format!("tumbling windows of {}", shown(duration)), panes(duration, duration))
+        }
+        WindowKind::Hopping { duration, slide } => {
+            let (mut pane, mut rest) = (duration.as_millis(), slide.as_millis());
+            while rest > 0 {
+                (pane, rest) = (rest, pane % rest);
+            }
+            let pane = Duration::from_millis(pane as u64);
+            (format!("windows of {}, one each {}", shown(duration), shown(slide)), panes(pane, duration))
+        }
+        WindowKind::Cumulative { size, step } => {
+            (format!("cumulative windows of up to {}, one each {}", shown(size), shown(step)), panes(step, size))
+        }
+        WindowKind::Calendar { unit, count, zone } => {
+            let unit = format!("{unit:?}").to_lowercase();
+            (
+                format!("windows of {count} {unit}{} of {}", if count == 1 { "" } else { "s" }, zone.name()),
+                "a pane a window".to_owned(),
+            )
+        }
+        WindowKind::Session { gap } => (
+            format!("sessions that end with a gap of {}", shown(gap)),
+            format!("slices of {} a key, chained to sessions", shown(gap)),
+        ),
+        WindowKind::Count { every, slide } => {
+            (format!("windows of {every} rows of a key, one each {slide}"), "panes by row number".to_owned())
+        }
+        WindowKind::Global => ("one window of all rows".to_owned(), "one pane".to_owned()),
+    }
+}
+
+fn aggregation(plan: &Plan, window: &WindowPlan) -> Vec<String> {
     let input = input(plan);
-    let mut lines = vec![
-        format!("{kind} over {}", input.field(window.event_time).name()),
-        format!("panes of {}, {panes} a window", format_duration(Duration::from_millis(pane.unsigned_abs()))),
-        format!("watermark {} behind the latest event of a partition", format_duration(window.out_of_orderness)),
-    ];
+    let over = if window.processing_time { "processing time" } else { input.field(window.event_time).name().as_str() };
+    let (kind, panes) = windows(window);
+    let mut lines = vec![format!("{kind} over {over}"), panes];
+    if !window.processing_time {
+        lines.push(format!("watermark {} behind the latest event of a partition", format_duration(window.out_of_orderness)));
+    }
     if !window.allowed_lateness.is_zero() {
         lines.push(format!("windows stay open {} after their end", format_duration(window.allowed_lateness)));
     }
+    match window.emit {
+        Emit::Final => {}
+        Emit::OnUpdate => lines.push("results with each epoch that changes them, final ones marked by isFinal".to_owned()),
+        Emit::Early(every) => {
+            let every = format_duration(every);
+            lines.push(format!("results each {every} of processing time where they changed, final ones marked by isFinal"));
+        }
+    }
     let names: Vec<&str> = window.keys.iter().map(|k| input.field(*k).name().as_str()).collect();
     lines.push(if names.is_empty() { "one group".to_owned() } else { format!("grouped by {}", names.join(", ")) });
-    for aggregate in &window.aggregates {
+    for aggregate in &window.aggregates[..window.aggregates.len() - window.hidden] {
         let function = &aggregate.function;
         let arguments: Vec<String> = function.expressions().iter().map(ToString::to_string).collect();
         let distinct = if function.is_distinct() { "distinct " } else { "" };

@@ -8,7 +8,7 @@ use super::prefilter::prefilter;
 use super::stage::{Stage, StageColumn, check_name};
 use super::{DecodeField, FieldSource, OutputType, Plan, WindowPlan, timestamp_type};
 use crate::config::fault::{ConfigErrors, Fault};
-use crate::config::spec::{Operation, ParseSpec, Pipeline, Place, Placed, WindowAggregateSpec};
+use crate::config::spec::{Operation, OutputMode, ParseSpec, Pipeline, Place, Placed, WindowAggregateSpec};
 use crate::limits::ROW_COLUMN;
 use crate::plugin::{GuestUse, PluginSet};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -99,7 +99,8 @@ fn aggregated(
     after: &[Placed<Operation>],
 ) -> Result<Plan> {
     let with_versions = pipeline.include_plugin_version;
-    let origin = stage.columns.iter().find(|c| c.name == spec.timestamp_column.value).and_then(|c| c.origin.clone());
+    let event_time = spec.timestamp_column.as_ref().map(|t| t.value.as_str());
+    let origin = stage.columns.iter().find(|c| Some(c.name.as_str()) == event_time).and_then(|c| c.origin.clone());
     let (mut window, layout) = aggregate::window(planner, &mut stage, spec, with_versions)?;
     let mut results = scan_results(&window.result, with_versions)?;
     for again in after.iter().filter(|o| matches!(o.value, Operation::WindowAggregate(_))) {
@@ -121,7 +122,7 @@ fn aggregated(
     window.plugin_versions = with_versions.then(|| versions(&guests));
     window.decoded_event_time =
         origin.and_then(|o| pre.input.index_of(&o).ok()).filter(|i| *pre.input.field(*i).data_type() == timestamp_type());
-    let output_keys = output_keys(&window, &post.output);
+    let output_keys = output_keys(planner, spec, &window, &post.output);
     let decode = decoded_fields(fields, &pre);
     Ok(Plan {
         prefilter: prefilter(&pre.steps, &decode),
@@ -253,9 +254,23 @@ fn decoded_fields(fields: &[DecodeField], lowered: &Lowered) -> Vec<DecodeField>
     lowered.scanned.iter().filter_map(|i| fields.get(*i).cloned()).collect()
 }
 
-fn output_keys(window: &WindowPlan, output: &Schema) -> Vec<usize> {
-    let keys = window.result.fields().iter().take(window.keys.len());
-    keys.filter_map(|k| output.index_of(k.name()).ok()).collect()
+/// Columns of the record's key: the group keys that are still there, and for an upsert the window.
+fn output_keys(planner: &mut Planner<'_>, spec: &WindowAggregateSpec, window: &WindowPlan, output: &Schema) -> Vec<usize> {
+    let keys = window.result.fields().iter().take(window.keys.len()).map(|k| k.name().as_str());
+    if window.output == OutputMode::Append {
+        return keys.filter_map(|k| output.index_of(k).ok()).collect();
+    }
+    let mut found = Vec::new();
+    for name in keys.chain(aggregate::window_keys(&window.kind).iter().copied()) {
+        match output.index_of(name) {
+            Ok(i) => found.push(i),
+            Err(_) => planner.fault(
+                spec.output.place,
+                format!("results are upserted by the group keys and the window, but a project drops `{name}`; keep it, or write `output: append`"),
+            ),
+        }
+    }
+    found
 }
 
 fn guests(planner: &Planner<'_>) -> Vec<GuestUse> {

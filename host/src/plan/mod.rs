@@ -16,6 +16,7 @@ pub use explain::{Explanation, explain};
 pub use logical::build;
 pub use prefilter::{TextMatch, TextTest};
 
+use crate::config::spec::{Emit, OutputMode, WindowKind};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
@@ -121,25 +122,32 @@ pub enum Step {
 /// Windowed aggregation.
 #[derive(Clone)]
 pub struct WindowPlan {
-    /// Column of the event time in the schema that reaches the aggregation (Timestamp ms).
+    /// Column of the event time in the schema that reaches the aggregation (Timestamp ms); over processing time an empty one to be filled.
     pub event_time: usize,
     /// The same column in the decoded schema, when it is one: then rows that a filter drops move the watermark too.
     pub decoded_event_time: Option<usize>,
-    /// Length of a window.
-    pub duration: Duration,
-    /// Distance between two starts; equal to `duration` for tumbling windows.
-    pub slide: Duration,
-    /// Windows are aligned to 1970 UTC plus this.
+    /// Windows over the time at which rows are read.
+    pub processing_time: bool,
+    /// Which windows.
+    pub kind: WindowKind,
+    /// Windows are aligned to 1970 UTC plus this, by the clocks of their time zone where they have one.
     pub offset: Duration,
     /// How far out of order events may come (`watermark` in YAML).
     pub out_of_orderness: Duration,
     /// A window stays open this long after its end.
     pub allowed_lateness: Duration,
+    /// When results are given.
+    pub emit: Emit,
+    /// How result records are keyed.
+    pub output: OutputMode,
     /// Columns of the group keys.
     pub keys: Vec<usize>,
-    /// Aggregates in their order.
+    /// Aggregates in their order; the last [`Self::hidden`] are no columns of the result.
     pub aggregates: Vec<AggregatePlan>,
-    /// Schema of a result row: keys, window_start, window_end, one column an aggregate, and `plugin_versions` (Utf8) where asked for.
+    /// Aggregates that Kindling adds: for sessions the least and the greatest event time.
+    pub hidden: usize,
+    /// Schema of a result row: keys, window_start, window_end (no such columns of a global window), isFinal (where results are given before
+    /// they are final), one column an aggregate, and `plugin_versions` (Utf8) where asked for.
     pub result: SchemaRef,
     /// Value of the column `plugin_versions`, where asked for: `name@version` of each guest used, by name.
     pub plugin_versions: Option<String>,
@@ -148,8 +156,12 @@ pub struct WindowPlan {
 impl WindowPlan {
     /// The arithmetic of these windows.
     pub fn assigner(&self) -> crate::operator::assigner::Assigner {
-        let ms = |d: Duration| d.as_millis() as i64;
-        crate::operator::assigner::Assigner::new(ms(self.duration), ms(self.slide), ms(self.offset), ms(self.allowed_lateness))
+        crate::operator::assigner::Assigner::new(&self.kind, self.offset, self.allowed_lateness)
+    }
+
+    /// Whether results are given before they are final.
+    pub fn is_speculative(&self) -> bool {
+        self.emit != Emit::Final
     }
 }
 

@@ -3,24 +3,27 @@
 //! In: the tasks' shares of an epoch, which partitions are idle or finished. Out: an [`EpochCommit`], or the word that the epoch must be
 //! run again. **Invariant**: what an epoch commits is a function of the state before, its rows, and the plan.
 
+mod records;
+
+use crate::config::spec::Emit;
 use crate::element::{PartitionName, RawBatch};
 use crate::ingest::decode::Decoder;
 use crate::limits::JobLimits;
-use crate::operator::close::{Closed, Closer};
-use crate::operator::epoch::{EpochStart, ExcludedKeys, RowError, TaskEpoch};
-use crate::operator::isolate::{Budget, isolate};
+use crate::operator::FaultPolicy;
+use crate::operator::blocks::Blocks;
+use crate::operator::close::{Closed, Closer, Closing};
+use crate::operator::emission::Emission;
+use crate::operator::epoch::{EpochStart, ExcludedKeys, TaskEpoch};
+use crate::operator::fold::Partial;
+use crate::operator::isolate::Budget;
 use crate::operator::task::{EpochTask, input_schema};
-use crate::operator::{FaultPolicy, steps};
 use crate::output::encode::Encoder;
-use crate::output::side::{LateRow, Reject};
-use crate::output::{Change, EpochCommit, Meta, OutRecord};
+use crate::output::{Change, EpochCommit, Meta};
 use crate::plan::Plan;
 use crate::runtime::carry;
 use crate::state::codec::CodecError;
 use crate::state::savepoint::{self, Header};
 use crate::state::store::Store;
-use arrow::array::{Array, RecordBatch};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::error::{DataFusionError, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -96,9 +99,14 @@ pub struct JobCore {
     partitions: Vec<PartitionName>,
     limits: JobLimits,
     store: Store,
+    /// Merged panes of long windows: only a cache, dropped wherever an epoch is run again.
+    blocks: Blocks,
+    emission: Emission,
     positions: Vec<i64>,
     watermarks: Vec<i64>,
     closed: i64,
+    /// Processing time of the last epoch.
+    now: i64,
     epoch: u64,
     counts: Counts,
     /// Stored with the state: see [`Meta::begun`].
@@ -113,6 +121,9 @@ impl JobCore {
     pub fn new(plan: Arc<Plan>, partitions: Vec<PartitionName>, format: OutputFormat, limits: JobLimits) -> Result<Self> {
         let (closer, encoder) = prepare(&plan, format)?;
         Ok(Self {
+            store: Store::new(closer.as_ref().and_then(Closer::timer_lag)),
+            blocks: Blocks::default(),
+            emission: Emission::default(),
             closer,
             encoder,
             format,
@@ -121,8 +132,8 @@ impl JobCore {
             positions: vec![0; partitions.len()],
             partitions,
             limits,
-            store: Store::default(),
             closed: i64::MIN,
+            now: i64::MIN,
             epoch: 0,
             counts: Counts::default(),
             begun: None,
@@ -162,7 +173,11 @@ impl JobCore {
             self.watermarks[i] = meta.watermarks.get(&name).copied().unwrap_or(i64::MIN);
         }
         self.closed = meta.closed;
+        self.now = meta.now;
         self.epoch = meta.epoch;
+        if let Some(closer) = self.closer.as_ref().filter(|c| matches!(c.window().emit, Emit::Early(_))) {
+            self.emission.apply(closer.all_changed(&self.store, self.closed));
+        }
         Ok(())
     }
 
@@ -196,6 +211,7 @@ impl JobCore {
     pub fn set_plan(&mut self, plan: Arc<Plan>) -> Result<()> {
         let (closer, encoder) = prepare(&plan, self.format)?;
         (self.plan, self.closer, self.encoder) = (plan, closer, encoder);
+        self.blocks.clear();
         Ok(())
     }
 
@@ -214,6 +230,11 @@ impl JobCore {
         self.closed
     }
 
+    /// Processing time of the last epoch, milliseconds since 1970 UTC: that of the next is not before it.
+    pub fn now(&self) -> i64 {
+        self.now
+    }
+
     /// Counts since the start.
     pub fn counts(&self) -> Counts {
         self.counts
@@ -224,9 +245,9 @@ impl JobCore {
         (self.store.slots(), self.store.bytes())
     }
 
-    /// What the next epoch starts from.
+    /// What the next epoch starts from, at the processing time of the last one.
     pub fn start(&self, policy: FaultPolicy) -> EpochStart {
-        EpochStart { watermarks: self.watermarks.clone(), closed: self.closed, policy, excluded: Arc::default() }
+        EpochStart { watermarks: self.watermarks.clone(), closed: self.closed, now: self.now, policy, excluded: Arc::default() }
     }
 
     /// Runs a task's share of an epoch from its raw batches.
@@ -277,24 +298,54 @@ impl JobCore {
                 *mine = (*mine).max(*new);
             }
         }
-        let now = job_watermark(&watermarks, progress).max(self.closed);
+        let time = tasks.iter().map(|t| t.start.now).fold(self.now, i64::max);
+        let ended = !progress.finished.is_empty() && progress.finished.iter().all(|f| *f);
+        let now = match &self.plan.window {
+            Some(window) if window.processing_time => {
+                if ended {
+                    i64::MAX
+                } else {
+                    time
+                }
+            }
+            _ => job_watermark(&watermarks, progress),
+        };
+        let now = now.max(self.closed);
         let mut budget = Budget::for_rows(self.limits.isolated_rows);
+        let partials: Vec<&Partial> = tasks.iter().map(|t| &t.partial).collect();
         let closed = match &self.closer {
             None => Closed::default(),
             Some(closer) => {
-                let partials: Vec<&crate::operator::fold::Partial> = tasks.iter().map(|t| &t.partial).collect();
-                closer.close(&self.store, &partials, self.closed, now, policy, &mut budget)?
+                let closing = Closing {
+                    store: &self.store,
+                    partials: &partials,
+                    before: self.closed,
+                    now,
+                    emission: &self.emission,
+                    is_firing: self.is_firing(time),
+                    policy,
+                };
+                closer.close(&closing, &mut self.blocks, &mut budget).inspect_err(|_| self.blocks.clear())?
             }
         };
         if !closed.excluded.is_empty() {
+            self.blocks.clear();
             self.counts.reruns += 1;
             return Ok(Outcome::Rerun(self.starts_without(tasks, closed.excluded)));
         }
         let mut commit = EpochCommit { epoch: self.epoch + 1, ..EpochCommit::default() };
-        self.write_results(&closed, tasks, policy, &mut budget, &mut commit)?;
+        self.write_results(&closed, tasks, policy, &mut budget, &mut commit).inspect_err(|_| self.blocks.clear())?;
         self.write_side_outputs(&closed, tasks, &mut commit)?;
+        self.now = time;
         self.accept(tasks, watermarks, now, closed, &mut commit);
         Ok(Outcome::Commit(Box::new(commit)))
+    }
+
+    /// Whether early results are given in an epoch at processing time `now`: once in each interval of it.
+    fn is_firing(&self, now: i64) -> bool {
+        let Some(Emit::Early(every)) = self.plan.window.as_ref().map(|w| w.emit) else { return false };
+        let every = (every.as_millis() as i64).max(1);
+        self.now != i64::MIN && now.div_euclid(every) > self.now.div_euclid(every)
     }
 
     /// Starts of the epoch's tasks, when they did not start from where the epoch before ended.
@@ -327,84 +378,12 @@ impl JobCore {
             .collect()
     }
 
-    /// Result rows through the steps after the aggregation, to records.
-    fn write_results(
-        &mut self,
-        closed: &Closed,
-        tasks: &[TaskEpoch],
-        policy: FaultPolicy,
-        budget: &mut Budget,
-        commit: &mut EpochCommit,
-    ) -> Result<()> {
-        for batch in tasks.iter().flat_map(|t| &t.outputs) {
-            commit.outputs.extend(self.encode(batch)?);
-        }
-        for batch in &closed.results {
-            match steps::apply(&self.plan.post, batch) {
-                Ok(rows) => commit.outputs.extend(self.encode(&rows)?),
-                Err(error) if policy == FaultPolicy::Fail => return Err(error),
-                Err(error) => {
-                    let post = Arc::clone(&self.plan);
-                    let run = |r: std::ops::Range<usize>| steps::apply(&post.post, &batch.slice(r.start, r.len()));
-                    let mut good = 0;
-                    for fault in isolate(batch.num_rows(), error, budget, &mut |r| run(r).map(drop)) {
-                        commit.outputs.extend(self.encode(&run(good..fault.items.start)?)?);
-                        good = fault.items.end;
-                        let error = RowError::of(&fault.error);
-                        for i in fault.items {
-                            commit.rejects.push(result_reject(row_text(batch, i), Vec::new(), &error).to_record());
-                        }
-                    }
-                    commit.outputs.extend(self.encode(&run(good..batch.num_rows())?)?);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<OutRecord>> {
-        self.encoder.encode(batch).map_err(|e| DataFusionError::External(e.into()))
-    }
-
-    fn write_side_outputs(&self, closed: &Closed, tasks: &[TaskEpoch], commit: &mut EpochCommit) -> Result<()> {
-        for task in tasks {
-            for late in &task.late {
-                let raw = &task.input[late.batch];
-                let record = raw.records.record(late.row);
-                let row = LateRow {
-                    partition: &self.partitions[raw.partition],
-                    record,
-                    event_time: late.event_time,
-                    watermark: late.watermark,
-                };
-                commit.late.push(row.to_record());
-            }
-            for reject in &task.rejects {
-                let raw = &task.input[reject.batch];
-                let row = Reject {
-                    partition: Some(&self.partitions[raw.partition]),
-                    record: Some(raw.records.record(reject.row)),
-                    reason: &reject.error.reason,
-                    guest: reject.error.guest.as_ref(),
-                };
-                commit.rejects.push(row.to_record());
-            }
-        }
-        let Some(closer) = &self.closer else { return Ok(()) };
-        for bad in &closed.bad_results {
-            let keys =
-                closer.keys().decode(std::iter::once(bad.key.as_ref())).map_err(|e| DataFusionError::External(e.into()))?;
-            let keys: Vec<String> = keys.iter().map(|k| display(k.as_ref(), 0)).collect();
-            let what = format!("window {} of key ({})", bad.window, keys.join(", "));
-            commit.rejects.push(result_reject(what, bad.state.clone(), &bad.error).to_record());
-        }
-        Ok(())
-    }
-
     /// The epoch went well: the table, positions and watermarks move on.
     fn accept(&mut self, tasks: &[TaskEpoch], watermarks: Vec<i64>, now: i64, closed: Closed, commit: &mut EpochCommit) {
-        // An input that has ended closes all windows there are; a later run of the job goes on behind the last of them.
+        // An input that has ended closes all windows there are; a later run of the job goes on behind the last of them. Over processing
+        // time it goes on with what is left of its window.
         let ends = match &self.closer {
+            Some(closer) if now == i64::MAX && closer.window().processing_time => self.now,
             Some(closer) if now == i64::MAX => {
                 closer.last_close(&self.store, tasks.iter().map(|t| &t.partial)).unwrap_or(self.closed)
             }
@@ -416,7 +395,10 @@ impl JobCore {
         for (partition, next) in tasks.iter().flat_map(|t| &t.positions) {
             self.positions[*partition] = *next;
         }
-        commit.changes = self.store.apply(closed.updates, &closed.removed);
+        self.store.rearm(now, closed.rearmed);
+        commit.changes = self.store.remove(&closed.removed_slots);
+        commit.changes.extend(self.store.apply(closed.updates, &closed.removed));
+        self.emission.apply(closed.emission);
         self.epoch += 1;
         let counts = &mut self.counts;
         counts.epochs += 1;
@@ -439,6 +421,7 @@ impl JobCore {
             positions: named(&self.positions, |_| true),
             watermarks: named(&self.watermarks, |w| w != i64::MIN),
             closed: self.closed,
+            now: self.now,
             layout: self.plan.layout.clone(),
             operators: self.plan.operators(),
             begun: self.begun.clone(),
@@ -459,32 +442,4 @@ fn job_watermark(watermarks: &[i64], progress: &Progress) -> i64 {
     let open = || (0..watermarks.len()).filter(|i| !is(&progress.finished, *i));
     let active = open().filter(|i| !is(&progress.idle, *i)).map(|i| watermarks[i]).min();
     active.unwrap_or_else(|| open().map(|i| watermarks[i]).max().unwrap_or(i64::MAX))
-}
-
-fn result_reject(what: String, state: Vec<u8>, error: &RowError) -> OwnedReject {
-    OwnedReject { reason: format!("{what}: {}", error.reason), state, guest: error.guest.clone() }
-}
-
-/// A result that could not be made; there is no single record to blame.
-struct OwnedReject {
-    reason: String,
-    state: Vec<u8>,
-    guest: Option<crate::plugin::GuestError>,
-}
-
-impl OwnedReject {
-    fn to_record(&self) -> OutRecord {
-        let record = crate::element::Record { offset: -1, timestamp: None, key: None, value: Some(&self.state) };
-        Reject { partition: None, record: Some(record), reason: &self.reason, guest: self.guest.as_ref() }.to_record()
-    }
-}
-
-fn row_text(batch: &RecordBatch, row: usize) -> String {
-    let schema = batch.schema();
-    let columns = batch.columns().iter().zip(schema.fields());
-    columns.map(|(c, f)| format!("{}={}", f.name(), display(c.as_ref(), row))).collect::<Vec<_>>().join(", ")
-}
-
-fn display(array: &dyn Array, row: usize) -> String {
-    ArrayFormatter::try_new(array, &FormatOptions::default()).map_or_else(|e| e.to_string(), |f| f.value(row).to_string())
 }

@@ -120,11 +120,14 @@ pub(super) struct Driver<'a> {
     pub(super) desk: &'a Desk,
     /// Team and name.
     pub(super) label: (String, String),
+    /// Processing time of the epoch that the workers run: the same for all of them.
+    pub(super) now: i64,
 }
 
 impl Driver<'_> {
     pub(super) fn drive(&mut self, control: &Control, observer: Observer<'_>, total: &mut Counts) -> Result<End, Break> {
-        let start = self.core.start(self.policy());
+        self.read_clock();
+        let start = self.start();
         for command in &self.commands {
             self.send(command, start.clone());
         }
@@ -135,6 +138,7 @@ impl Driver<'_> {
             let stop = control.is_stopped() || failed.is_some() || ended;
             if !stop {
                 self.take_candidate();
+                self.read_clock();
                 self.start_next(&tasks);
             }
             self.close(tasks, &plan, observer, total)?;
@@ -163,6 +167,15 @@ impl Driver<'_> {
         let copied = self.core.copy(header, ask.key.as_deref(), STATE_COPY_BYTES, &mut bytes);
         ask.answer(copied.map(|entries| (bytes, entries)));
         Ok(())
+    }
+
+    /// The next epoch's processing time: it never goes back, also when the clock does.
+    fn read_clock(&mut self) {
+        self.now = self.now.max(self.core.now()).max(crate::time::now_ms());
+    }
+
+    fn start(&self) -> EpochStart {
+        EpochStart { now: self.now, ..self.core.start(self.policy()) }
     }
 
     fn policy(&self) -> FaultPolicy {
@@ -195,7 +208,7 @@ impl Driver<'_> {
                 Ok(task) => self.run_again(task.start.clone(), task.input)?,
                 Err((error, input)) => {
                     self.fault(&error);
-                    self.run_again(self.core.start(self.policy()), input)?
+                    self.run_again(self.start(), input)?
                 }
             };
             tasks.push(task);
@@ -251,7 +264,7 @@ impl Driver<'_> {
 
     fn start_next(&self, tasks: &[TaskEpoch]) {
         for (command, task) in self.commands.iter().zip(tasks) {
-            let mut start = self.core.start(self.policy());
+            let mut start = self.start();
             start.watermarks.clone_from(&task.watermarks);
             self.send(command, start);
         }

@@ -218,6 +218,7 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
             base: *total,
             desk,
             label,
+            now: i64::MIN,
         };
         let end = driver.drive(control, observer, total);
         *plan = Arc::clone(&driver.current);

@@ -3,18 +3,20 @@
 //! A scenario is run as written, at batch size 1, in epochs of one row, over several partitions, and with a crash and a restore at every
 //! epoch: once before the commit (the epoch never happened) and once after it.
 
+use crate::config::spec::OutputMode;
 use crate::config::{self, LoadOptions};
 use crate::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
 use crate::ingest::decode::Decoder;
 use crate::limits::JobLimits;
 use crate::operator::FaultPolicy;
+use crate::operator::epoch::EpochStart;
 use crate::output::{Change, Meta, OutRecord};
 use crate::plan::{self, Plan};
 use crate::plugin::{Plugin, PluginSet, compatible};
 use crate::runtime::core::{JobCore, Outcome, OutputFormat, Progress};
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -60,6 +62,11 @@ pub enum Input {
     Value(String),
     /// A record.
     Record(RecordInput),
+    /// From here on it is that processing time, milliseconds since 1970 UTC; an epoch ends here.
+    Now {
+        /// Not before the one so far, which is 0 at first.
+        now: i64,
+    },
     /// A plugin's artefact that replaces the loaded one of the same name, from the next epoch on.
     Swap {
         /// Path, from the plugins' folder.
@@ -91,13 +98,16 @@ pub struct RecordInput {
     pub headers: HashMap<String, String>,
 }
 
-/// What must come out, each in any order.
+/// What must come out, each in any order but for `revisions`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expect {
-    /// Result rows.
+    /// Result rows; of a pipeline that upserts the last of each key, without those that were taken back.
     #[serde(default)]
     pub output: Vec<Value>,
+    /// All records of a pipeline that upserts, in their order, where each row is an epoch. How many there are depends on epochs, by design.
+    #[serde(default)]
+    pub revisions: Option<Vec<Value>>,
     /// Members that late rows have.
     #[serde(default)]
     pub late: Vec<Value>,
@@ -185,6 +195,7 @@ impl Scenario {
             mode,
             log: Log::default(),
             partitions: Vec::new(),
+            now: 0,
         };
         let (segments, count) = self.segments(mode);
         run.partitions = (0..count).map(|p| PartitionName { topic: "scenario".into(), partition: p as i32 }).collect();
@@ -200,7 +211,21 @@ impl Scenario {
                     Err(why) => run.log.refused = Some(why),
                 }
             }
+            if let Some(now) = segment.now {
+                run.now = now;
+                if segment.records.is_empty() && i + 1 < segments.len() {
+                    run.epoch(&mut core, &[], false, true)?;
+                }
+            }
             core = run.segment(core, &segment.records, i + 1 == segments.len())?;
+        }
+        let upserts = run.plan.window.as_ref().is_some_and(|w| w.output == OutputMode::Upsert);
+        let revisions = self.expect.revisions.as_ref().filter(|_| mode.epoch_rows == 1);
+        if let Some(revisions) = revisions {
+            in_order(revisions, &values(&run.log.outputs)?, self.tolerance)?;
+        }
+        if upserts {
+            run.log.outputs = table(std::mem::take(&mut run.log.outputs))?;
         }
         self.compare(&run.log)
     }
@@ -213,7 +238,11 @@ impl Scenario {
         for input in &self.input {
             let (partition, mut record) = match input {
                 Input::Swap { swap } => {
-                    segments.push(Segment { swap: Some(swap.clone()), records: Vec::new() });
+                    segments.push(Segment { swap: Some(swap.clone()), ..Segment::default() });
+                    continue;
+                }
+                Input::Now { now } => {
+                    segments.push(Segment { now: Some(*now), ..Segment::default() });
                     continue;
                 }
                 Input::Value(value) => (0, OwnedRecord { value: Some(value.clone().into_bytes()), ..OwnedRecord::default() }),
@@ -232,9 +261,6 @@ impl Scenario {
     }
 
     fn compare(&self, log: &Log) -> Result<(), String> {
-        let json = |records: &[OutRecord]| -> Result<Vec<Value>, String> {
-            records.iter().map(|r| serde_json::from_slice(&r.value).map_err(|e| format!("output is not JSON: {e}"))).collect()
-        };
         let exact = |want: &Value, got: &Value| same(want, got, self.tolerance);
         let part = |want: &Value, got: &Value| match want {
             Value::Object(members) => members.iter().all(|(name, want)| match (name.as_str(), want, &got[name]) {
@@ -243,9 +269,9 @@ impl Scenario {
             }),
             _ => false,
         };
-        matched("output", &self.expect.output, json(&log.outputs)?, exact)?;
-        matched("late", &self.expect.late, json(&log.late)?, part)?;
-        matched("rejects", &self.expect.rejects, json(&log.rejects)?, part)?;
+        matched("output", &self.expect.output, values(&log.outputs)?, exact)?;
+        matched("late", &self.expect.late, values(&log.late)?, part)?;
+        matched("rejects", &self.expect.rejects, values(&log.rejects)?, part)?;
         if let Some(keys) = &self.expect.keys {
             let got = log.outputs.iter().map(|r| r.key.as_deref().map_or(Ok(Value::Null), serde_json::from_slice));
             matched("keys", keys, got.collect::<Result<_, _>>().map_err(|e| e.to_string())?, exact)?;
@@ -278,6 +304,7 @@ impl RecordInput {
 #[derive(Default)]
 struct Segment {
     swap: Option<String>,
+    now: Option<i64>,
     records: Vec<(usize, OwnedRecord)>,
 }
 
@@ -303,6 +330,7 @@ struct Running {
     mode: Mode,
     log: Log,
     partitions: Vec<PartitionName>,
+    now: i64,
 }
 
 impl Running {
@@ -348,7 +376,7 @@ impl Running {
         commit: bool,
     ) -> Result<(), String> {
         let mut decoder = Decoder::of_plan(&self.plan, &self.partitions);
-        let mut starts = vec![core.start(FaultPolicy::Isolate)];
+        let mut starts = vec![EpochStart { now: self.now, ..core.start(FaultPolicy::Isolate) }];
         let progress = Progress { idle: Vec::new(), finished: vec![finished; self.partitions.len()] };
         for _ in 0..8 {
             let start = starts.remove(0);
@@ -393,6 +421,36 @@ impl Log {
         self.late.extend(epoch.late);
         self.rejects.extend(epoch.rejects);
     }
+}
+
+fn values(records: &[OutRecord]) -> Result<Vec<Value>, String> {
+    records.iter().map(|r| serde_json::from_slice(&r.value).map_err(|e| format!("output is not JSON: {e}"))).collect()
+}
+
+/// What a reader of upserts has in the end: the last record of each key. A final one must be the last.
+fn table(records: Vec<OutRecord>) -> Result<Vec<OutRecord>, String> {
+    let mut rows: BTreeMap<Option<Vec<u8>>, OutRecord> = BTreeMap::new();
+    for record in records {
+        let text = String::from_utf8_lossy(&record.value).into_owned();
+        if let Some(old) = rows.get(&record.key)
+            && serde_json::from_slice::<Value>(&old.value).is_ok_and(|v| v["isFinal"] == Value::Bool(true))
+        {
+            return Err(format!("after a final result came another of its key: {text}"));
+        }
+        match record.is_tombstone {
+            true => drop(rows.remove(&record.key)),
+            false => drop(rows.insert(record.key.clone(), record)),
+        }
+    }
+    Ok(rows.into_values().collect())
+}
+
+fn in_order(want: &[Value], got: &[Value], tolerance: f64) -> Result<(), String> {
+    if want.len() == got.len() && want.iter().zip(got).all(|(w, g)| same(w, g, tolerance)) {
+        return Ok(());
+    }
+    let lines = |values: &[Value]| values.iter().map(Value::to_string).collect::<Vec<_>>().join("\n    ");
+    Err(format!("revisions: expected\n    {}\n  got\n    {}", lines(want), lines(got)))
 }
 
 /// Equal, numbers within a relative tolerance.

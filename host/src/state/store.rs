@@ -8,11 +8,13 @@ use crate::output::Change;
 use crate::state::codec::{CodecError, stable_hash};
 use crate::state::savepoint;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 
 /// A pane: a slice of event time that overlapping windows share.
 ///
-/// `from` is the start of the first window that its rows count in. It is the first window over the pane for all rows but those that
-/// came when some of their windows had closed: they count in the rest only, so they have a pane of their own.
+/// `from` is the first window that its rows count in (its start; see [`crate::operator::assigner::Aligned`]). It is the first window over the
+/// pane for all rows but those that came when some of their windows had closed: they count in the rest only, so they have a pane of
+/// their own. Of sessions it is the watermark that rows came behind ([`crate::operator::assigner::session`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PaneId {
     /// Start of the pane, milliseconds since 1970 UTC.
@@ -21,7 +23,17 @@ pub struct PaneId {
     pub from: i64,
 }
 
+impl PaneId {
+    /// All panes whose start is in `first..=last`.
+    pub fn range(first: i64, last: i64) -> RangeInclusive<Self> {
+        Self { start: first, from: i64::MIN }..=Self { start: last, from: i64::MAX }
+    }
+}
+
 const PANE_BYTES: usize = 16;
+
+/// A slot: pane and encoded key.
+pub type Slot = (PaneId, Box<[u8]>);
 
 /// The entries of one pane.
 pub type PaneEntries = HashMap<Box<[u8]>, Box<[u8]>, ahash::RandomState>;
@@ -43,9 +55,40 @@ pub struct Store {
     panes: BTreeMap<PaneId, PaneEntries>,
     bytes: usize,
     slots: usize,
+    timers: Option<Timers>,
+}
+
+/// Slots by when to look at them again, in order. Not stored: made anew from the slots.
+struct Timers {
+    /// From the start of a new slot's pane to its first timer, milliseconds.
+    lag: i64,
+    due: BTreeMap<i64, Vec<Slot>>,
 }
 
 impl Store {
+    /// An empty table; with a lag each slot has a timer, at first so long after the start of its pane (milliseconds).
+    pub fn new(timer_lag: Option<i64>) -> Self {
+        Self { timers: timer_lag.map(|lag| Timers { lag, due: BTreeMap::new() }), ..Self::default() }
+    }
+
+    /// Slots whose timers went off at `now` or before, in order; some may be gone by now.
+    pub fn timers_until(&self, now: i64) -> impl Iterator<Item = (PaneId, &[u8])> {
+        let due = self.timers.iter().flat_map(move |t| t.due.range(..=now).flat_map(|(_, slots)| slots));
+        due.map(|(pane, key)| (*pane, key.as_ref()))
+    }
+
+    /// Drops the timers up to `now`, and sets `rearmed`.
+    pub fn rearm(&mut self, now: i64, rearmed: Vec<(i64, PaneId, Box<[u8]>)>) {
+        let Some(timers) = &mut self.timers else { return };
+        timers.due = match now.checked_add(1) {
+            Some(next) => timers.due.split_off(&next),
+            None => BTreeMap::new(),
+        };
+        for (due, pane, key) in rearmed {
+            timers.due.entry(due).or_default().push((pane, key));
+        }
+    }
+
     /// The stored state of a key in a pane.
     pub fn get(&self, pane: PaneId, key: &[u8]) -> Option<&[u8]> {
         self.panes.get(&pane)?.get(key).map(AsRef::as_ref)
@@ -59,6 +102,11 @@ impl Store {
     /// All panes, by start.
     pub fn panes(&self) -> impl Iterator<Item = PaneId> {
         self.panes.keys().copied()
+    }
+
+    /// Panes in a range, ascending.
+    pub fn panes_in(&self, range: RangeInclusive<PaneId>) -> impl Iterator<Item = PaneId> {
+        self.panes.range(range).map(|(pane, _)| *pane)
     }
 
     /// Slots in all panes.
@@ -107,6 +155,16 @@ impl Store {
         Some(count)
     }
 
+    /// Removes slots. Gives the changes for the log.
+    pub fn remove(&mut self, slots: &[(PaneId, Box<[u8]>)]) -> Vec<Change> {
+        let mut changes = Vec::with_capacity(slots.len());
+        for (pane, key) in slots {
+            self.unset(*pane, key);
+            changes.push(change(*pane, key, None));
+        }
+        changes
+    }
+
     /// Takes one entry of the log back in.
     ///
     /// # Errors
@@ -115,25 +173,31 @@ impl Store {
         let (pane, key) = split(&entry.key)?;
         match entry.value {
             Some(state) => self.set(Update { pane, key: key.into(), state: state.into() }),
-            None => {
-                if let Some(entries) = self.panes.get_mut(&pane) {
-                    if let Some(old) = entries.remove(key) {
-                        self.bytes -= key.len() + old.len();
-                        self.slots -= 1;
-                    }
-                    if entries.is_empty() {
-                        self.panes.remove(&pane);
-                    }
-                }
-            }
+            None => self.unset(pane, key),
         }
         Ok(())
+    }
+
+    fn unset(&mut self, pane: PaneId, key: &[u8]) {
+        let Some(entries) = self.panes.get_mut(&pane) else { return };
+        if let Some(old) = entries.remove(key) {
+            self.bytes -= key.len() + old.len();
+            self.slots -= 1;
+        }
+        if entries.is_empty() {
+            self.panes.remove(&pane);
+        }
     }
 
     fn set(&mut self, update: Update) {
         self.bytes += update.key.len() + update.state.len();
         let key_length = update.key.len();
-        match self.panes.entry(update.pane).or_default().insert(update.key, update.state) {
+        let entries = self.panes.entry(update.pane).or_default();
+        if let Some(timers) = self.timers.as_mut().filter(|_| !entries.contains_key(&update.key)) {
+            let due = update.pane.start.saturating_add(timers.lag);
+            timers.due.entry(due).or_default().push((update.pane, update.key.clone()));
+        }
+        match entries.insert(update.key, update.state) {
             Some(old) => self.bytes -= key_length + old.len(),
             None => self.slots += 1,
         }
@@ -190,5 +254,25 @@ mod tests {
         assert_eq!((again.slots(), again.bytes()), (2, 4));
         assert_eq!(store.get(PaneId { start: 10, from: 10 }, b"b"), Some(&b"4"[..]));
         assert!(again.load(Change { shard: 0, key: vec![1, 2], value: None }).is_err());
+    }
+
+    #[test]
+    fn each_slot_has_one_timer() {
+        let mut store = Store::new(Some(5));
+        store.apply(vec![update(0, "a", "1"), update(10, "b", "2")], &[]);
+        store.apply(vec![update(0, "a", "3")], &[]);
+        let due = |store: &Store, now: i64| -> Vec<String> {
+            store.timers_until(now).map(|(_, key)| String::from_utf8_lossy(key).into_owned()).collect()
+        };
+        assert_eq!(
+            (due(&store, 4).len(), due(&store, 5), due(&store, 15)),
+            (0, vec!["a".to_owned()], vec!["a".into(), "b".into()])
+        );
+        store.rearm(5, vec![(7, PaneId { start: 0, from: 0 }, b"a"[..].into())]);
+        assert_eq!((due(&store, 6).len(), due(&store, 7)), (0, vec!["a".to_owned()]));
+        let removed = store.remove(&[(PaneId { start: 0, from: 0 }, b"a"[..].into())]);
+        assert_eq!((removed.len(), removed[0].value.is_none(), store.slots(), store.bytes()), (1, true, 1, 2));
+        store.rearm(i64::MAX, Vec::new());
+        assert_eq!(due(&store, i64::MAX).len(), 0);
     }
 }

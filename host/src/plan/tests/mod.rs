@@ -9,8 +9,8 @@ use super::functions::Functions;
 use super::logical::build_with;
 use super::{DecodeField, OutputType, PathStep, Plan};
 use crate::config::spec::{
-    AggregationSpec, Constant, FilterSpec, Operation, ParseColumn, ParseSpec, Pipeline, Place, Placed, SinkSpec, SourceSpec,
-    TimestampFormat, WindowAggregateSpec,
+    AggregationSpec, Constant, Emit, FilterSpec, Operation, OutputMode, ParseColumn, ParseSpec, Pipeline, Place, Placed,
+    SinkSpec, SourceSpec, TimestampFormat, WindowAggregateSpec, WindowKind,
 };
 use crate::plugin::{FunctionKind, GuestUse};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array, new_null_array};
@@ -146,12 +146,14 @@ fn window(line: usize, event_time: &str, keys: &[&str], aggregations: Vec<Aggreg
     at(
         line,
         Operation::WindowAggregate(WindowAggregateSpec {
-            timestamp_column: text(line, event_time),
-            duration: at(line, Duration::from_secs(60)),
-            slide: None,
+            kind: at(line, WindowKind::Hopping { duration: Duration::from_secs(60), slide: Duration::from_secs(60) }),
+            processing_time: false,
+            timestamp_column: Some(text(line, event_time)),
             offset: Duration::ZERO,
-            watermark: at(line, Duration::from_secs(1)),
+            watermark: Duration::from_secs(1),
             allowed_lateness: Duration::ZERO,
+            emit: at(line, Emit::Final),
+            output: at(line, OutputMode::Append),
             keys: texts(line, keys),
             aggregations,
         }),

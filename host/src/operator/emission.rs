@@ -1,0 +1,48 @@
+//! Which results have changed since they were last given, where results are given before they are final.
+//!
+//! Kept in memory only: after a restart all open windows count as changed, so each is given once more; results are upserts.
+
+use ahash::RandomState;
+use std::collections::{BTreeMap, HashSet};
+
+/// Keys by window: a window's id, or the start of a key's slice. At most one entry a slot and window that is open.
+#[derive(Debug, Default)]
+pub struct Emission {
+    changed: BTreeMap<i64, HashSet<Box<[u8]>, RandomState>>,
+}
+
+/// What an epoch does to it.
+#[derive(Debug, Default)]
+pub struct EmissionChange {
+    /// Changed, and not given.
+    pub changed: Vec<(i64, Box<[u8]>)>,
+    /// Windows whose keys are all given, or closed.
+    pub given: Vec<i64>,
+    /// Keys that are given.
+    pub given_keys: Vec<(i64, Box<[u8]>)>,
+}
+
+impl Emission {
+    /// The windows that have changed, ascending, with the keys in them.
+    pub fn changed(&self) -> impl Iterator<Item = (i64, &HashSet<Box<[u8]>, RandomState>)> {
+        self.changed.iter().map(|(window, keys)| (*window, keys))
+    }
+
+    /// Goes on by an epoch that closed well.
+    pub fn apply(&mut self, change: EmissionChange) {
+        for window in change.given {
+            self.changed.remove(&window);
+        }
+        for (window, key) in change.given_keys {
+            if let Some(keys) = self.changed.get_mut(&window) {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    self.changed.remove(&window);
+                }
+            }
+        }
+        for (window, key) in change.changed {
+            self.changed.entry(window).or_default().insert(key);
+        }
+    }
+}

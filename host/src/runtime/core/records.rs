@@ -1,0 +1,133 @@
+//! What an epoch writes: results through the steps after the aggregation, late rows, rejects.
+
+use super::JobCore;
+use crate::config::spec::OutputMode;
+use crate::operator::close::Closed;
+use crate::operator::epoch::{RowError, TaskEpoch};
+use crate::operator::isolate::{Budget, isolate};
+use crate::operator::{FaultPolicy, steps};
+use crate::output::side::{LateRow, Reject};
+use crate::output::{EpochCommit, OutRecord};
+use crate::plan::Step;
+use arrow::array::{Array, RecordBatch};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::error::{DataFusionError, Result};
+use std::sync::Arc;
+
+impl JobCore {
+    /// Result rows through the steps after the aggregation, to records.
+    pub(super) fn write_results(
+        &mut self,
+        closed: &Closed,
+        tasks: &[TaskEpoch],
+        policy: FaultPolicy,
+        budget: &mut Budget,
+        commit: &mut EpochCommit,
+    ) -> Result<()> {
+        for batch in tasks.iter().flat_map(|t| &t.outputs) {
+            commit.outputs.extend(self.encode(batch)?);
+        }
+        for batch in &closed.retracted {
+            commit.outputs.extend(self.tombstones(batch)?);
+        }
+        for batch in &closed.results {
+            match steps::apply(&self.plan.post, batch) {
+                Ok(rows) => commit.outputs.extend(self.encode(&rows)?),
+                Err(error) if policy == FaultPolicy::Fail => return Err(error),
+                Err(error) => {
+                    let post = Arc::clone(&self.plan);
+                    let run = |r: std::ops::Range<usize>| steps::apply(&post.post, &batch.slice(r.start, r.len()));
+                    let mut good = 0;
+                    for fault in isolate(batch.num_rows(), error, budget, &mut |r| run(r).map(drop)) {
+                        commit.outputs.extend(self.encode(&run(good..fault.items.start)?)?);
+                        good = fault.items.end;
+                        let error = RowError::of(&fault.error);
+                        for i in fault.items {
+                            commit.rejects.push(result_reject(row_text(batch, i), Vec::new(), &error).to_record());
+                        }
+                    }
+                    commit.outputs.extend(self.encode(&run(good..batch.num_rows())?)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that take results back: their keys as the steps after the aggregation make them, whatever a filter there would say.
+    fn tombstones(&mut self, batch: &RecordBatch) -> Result<Vec<OutRecord>> {
+        if self.plan.window.as_ref().is_none_or(|w| w.output == OutputMode::Append) {
+            return Ok(Vec::new());
+        }
+        let projects: Vec<Step> = self.plan.post.iter().filter(|s| matches!(s, Step::Project(..))).cloned().collect();
+        let rows = steps::apply(&projects, batch)?;
+        self.encoder.tombstones(&rows).map_err(|e| DataFusionError::External(e.into()))
+    }
+
+    fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<OutRecord>> {
+        self.encoder.encode(batch).map_err(|e| DataFusionError::External(e.into()))
+    }
+
+    pub(super) fn write_side_outputs(&self, closed: &Closed, tasks: &[TaskEpoch], commit: &mut EpochCommit) -> Result<()> {
+        for task in tasks {
+            for late in &task.late {
+                let raw = &task.input[late.batch];
+                let record = raw.records.record(late.row);
+                let row = LateRow {
+                    partition: &self.partitions[raw.partition],
+                    record,
+                    event_time: late.event_time,
+                    watermark: late.watermark,
+                    late_by: late.late_by,
+                };
+                commit.late.push(row.to_record());
+            }
+            for reject in &task.rejects {
+                let raw = &task.input[reject.batch];
+                let row = Reject {
+                    partition: Some(&self.partitions[raw.partition]),
+                    record: Some(raw.records.record(reject.row)),
+                    reason: &reject.error.reason,
+                    guest: reject.error.guest.as_ref(),
+                };
+                commit.rejects.push(row.to_record());
+            }
+        }
+        let Some(closer) = &self.closer else { return Ok(()) };
+        for bad in &closed.bad_results {
+            let keys =
+                closer.keys().decode(std::iter::once(bad.key.as_ref())).map_err(|e| DataFusionError::External(e.into()))?;
+            let keys: Vec<String> = keys.iter().map(|k| display(k.as_ref(), 0)).collect();
+            let what = format!("window {} of key ({})", bad.window, keys.join(", "));
+            commit.rejects.push(result_reject(what, bad.state.clone(), &bad.error).to_record());
+        }
+        Ok(())
+    }
+}
+
+fn result_reject(what: String, state: Vec<u8>, error: &RowError) -> OwnedReject {
+    OwnedReject { reason: format!("{what}: {}", error.reason), state, guest: error.guest.clone() }
+}
+
+/// A result that could not be made; there is no single record to blame.
+struct OwnedReject {
+    reason: String,
+    state: Vec<u8>,
+    guest: Option<crate::plugin::GuestError>,
+}
+
+impl OwnedReject {
+    fn to_record(&self) -> OutRecord {
+        let record = crate::element::Record { offset: -1, timestamp: None, key: None, value: Some(&self.state) };
+        Reject { partition: None, record: Some(record), reason: &self.reason, guest: self.guest.as_ref() }.to_record()
+    }
+}
+
+fn row_text(batch: &RecordBatch, row: usize) -> String {
+    let schema = batch.schema();
+    let columns = batch.columns().iter().zip(schema.fields());
+    columns.map(|(c, f)| format!("{}={}", f.name(), display(c.as_ref(), row))).collect::<Vec<_>>().join(", ")
+}
+
+fn display(array: &dyn Array, row: usize) -> String {
+    ArrayFormatter::try_new(array, &FormatOptions::default()).map_or_else(|e| e.to_string(), |f| f.value(row).to_string())
+}
