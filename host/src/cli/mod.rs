@@ -12,10 +12,12 @@ mod check;
 mod demo;
 mod demo_events;
 mod demo_view;
+mod endpoint;
 mod plugin;
 mod plugin_sdk;
 mod run;
 mod test;
+mod why;
 
 use crate::error::{Error, Kind};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -28,6 +30,7 @@ Examples:
   kindling check pipeline.yaml                    everything wrong with a file, by line
   kindling run pipeline.yaml --metrics 127.0.0.1:9400
   kindling run pipeline.yaml --set source.parameters.topic=other --until-end
+  kindling why experiment-counts                  what a running job waits for
   kindling plugin new my_count --kind aggregate   a guest to start from
 
 Exit codes: 0 well, 1 a defect of Kindling, 2 a pipeline or flag is wrong, 3 a plugin is wrong, 4 a broker or disk is away, 5 stored data does not read back.";
@@ -66,6 +69,8 @@ enum Command {
     Plugin(plugin::PluginCommand),
     /// List plugins: name, version, hash, functions, state, and what a running job made of them.
     Plugins(plugin::PluginsArgs),
+    /// Say what a running job waits for: which partition holds its watermark back, since when, and what would unblock it.
+    Why(why::WhyArgs),
 }
 
 /// Runs the command line; the whole of `main`.
@@ -80,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::test(&args),
         Command::Plugin(command) => plugin::plugin(&command),
         Command::Plugins(args) => plugin::plugins(&args),
+        Command::Why(args) => why::why(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

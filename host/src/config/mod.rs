@@ -98,6 +98,7 @@ fn pipeline(node: Node, file: &str, text: &str, connections: &Connections, fault
     }
     let version = fields.text_opt("version", faults).map_or_else(String::new, |v| v.value);
     let source = fields.need("source", faults).and_then(|n| endpoints::source(n, connections, faults));
+    let (source, pace) = source.map_or((None, spec::PaceSpec::default()), |(source, pace)| (Some(source), pace));
     let place = fields.place();
     let operations: Vec<_> =
         fields.list("pipeline", faults).into_iter().filter_map(|n| operations::operation(n, faults)).collect();
@@ -131,6 +132,7 @@ fn pipeline(node: Node, file: &str, text: &str, connections: &Connections, fault
         team: team.map_or_else(|| "default".into(), |t| t.value),
         version,
         source: source?,
+        pace,
         operations,
         sink: sink.unwrap_or(Some(SinkSpec::Stdout))?,
         late,

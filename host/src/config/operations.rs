@@ -5,6 +5,7 @@ use crate::config::fault::{Fault, suggest};
 use crate::config::path;
 use crate::config::spec::{AggregationSpec, FilterSpec, Operation, ParseColumn, ParseSpec, Place, Placed, WindowAggregateSpec};
 use crate::config::yaml::{Node, NodeValue};
+use crate::limits::MAX_FUTURE;
 use crate::plan::OutputType;
 use std::time::Duration;
 
@@ -148,6 +149,7 @@ fn window_aggregate(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Option<
     let slide = window.duration_opt("slideDuration", faults);
     let offset = window.duration_opt("offset", faults).map_or(Duration::ZERO, |d| d.value);
     let watermark = window.duration("watermark", faults);
+    let max_future = window.duration_opt("maxFuture", faults).map_or(MAX_FUTURE, |d| d.value);
     let allowed_lateness = window.duration_opt("allowedLateness", faults).map_or(Duration::ZERO, |d| d.value);
     window.finish(faults);
     if let Some(duration) = &duration {
@@ -159,6 +161,7 @@ fn window_aggregate(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Option<
         slide,
         offset,
         watermark: watermark?,
+        max_future,
         allowed_lateness,
         keys,
         aggregations,

@@ -8,8 +8,10 @@ pub mod close;
 pub mod epoch;
 pub mod fold;
 pub mod isolate;
+pub mod lateness;
 pub mod steps;
 pub mod task;
+pub mod watermark;
 
 use datafusion::error::DataFusionError;
 

@@ -121,6 +121,7 @@ pub(super) fn window(
         slide,
         offset: spec.offset,
         out_of_orderness: spec.watermark.value,
+        max_future: spec.max_future,
         allowed_lateness: spec.allowed_lateness,
         keys,
         aggregates,

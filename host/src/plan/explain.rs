@@ -208,6 +208,7 @@ fn aggregation(plan: &Plan, window: &WindowPlan) -> Vec<String> {
         format!("{kind} over {}", input.field(window.event_time).name()),
         format!("panes of {}, {panes} a window", format_duration(Duration::from_millis(pane.unsigned_abs()))),
         format!("watermark {} behind the latest event of a partition", format_duration(window.out_of_orderness)),
+        format!("event times more than {} after their record's timestamp are rejected", format_duration(window.max_future)),
     ];
     if !window.allowed_lateness.is_zero() {
         lines.push(format!("windows stay open {} after their end", format_duration(window.allowed_lateness)));

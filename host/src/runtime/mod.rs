@@ -5,9 +5,13 @@
 
 pub mod core;
 pub mod driver;
+mod explanation;
 pub mod job;
 pub mod metrics;
+mod progress;
 pub mod scenario;
 pub mod setup;
+pub mod status;
 pub mod swap;
+pub mod why;
 pub mod worker;
