@@ -16,6 +16,7 @@
 //! A layer uses only those to its right: cli, server -> runtime -> plan -> ingest, operator, output -> plugin, state ->
 //! element, time, error, limits.
 
+pub mod ask;
 pub mod cli;
 pub mod config;
 pub mod element;

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+/// How much later than its record's timestamp an event time may be where the pipeline does not say (`maxFuture`). Local times taken for
+/// UTC are off by 14 hours at most and pass; wrong units, wrong years and timers that ran over do not. What passes can't make other rows late
+/// (see [`crate::operator::watermark`]): it only opens a window early, so a day costs a day's windows at most.
+pub const MAX_FUTURE: Duration = Duration::from_secs(86_400);
+
 /// Columns that Kindling adds for itself start with this; a pipeline may not use it.
 pub const HIDDEN_PREFIX: &str = "__";
 /// The column that says which raw record of its batch a row comes from (UInt32). It goes through every filter and project.
@@ -12,6 +17,10 @@ pub const STATE_SHARDS: u16 = 4;
 
 /// Bytes of state that are copied from a running job at once; a larger state is taken from the changelog of the stopped job.
 pub const STATE_COPY_BYTES: usize = 1 << 30;
+/// A partition is idle after it stood at its end this long, where neither pipeline nor command line say.
+pub const IDLE_AFTER: Duration = Duration::from_secs(5);
+/// Partitions whose end is asked of the broker in one round, before they are idle; the rest waits for the next round.
+pub const IDLE_QUESTIONS: usize = 64;
 
 /// Bounds of a running job.
 #[derive(Clone, Debug)]
@@ -28,6 +37,9 @@ pub struct JobLimits {
     pub isolated_rows: usize,
     /// A partition is idle when it stood at its end this long.
     pub idle_after: Duration,
+    /// A partition whose watermark is more than this ahead of the least one is not read until the others come near: state holds the
+    /// windows of this span, and of one epoch's rows, at most. None: partitions don't wait.
+    pub max_drift: Option<Duration>,
     /// Epochs that a new plugin version must commit before the old one is let go.
     pub probation_epochs: u32,
 }
@@ -40,7 +52,8 @@ impl Default for JobLimits {
             epoch_bytes: 64 << 20,
             batch_rows: 8_192,
             isolated_rows: 256,
-            idle_after: Duration::from_secs(5),
+            idle_after: IDLE_AFTER,
+            max_drift: None,
             probation_epochs: 3,
         }
     }

@@ -93,6 +93,18 @@ pub fn format_duration(d: Duration) -> String {
     out
 }
 
+/// A span of time for people: the two greatest units of it, `3d4h`, `2m5s`, `12s`; milliseconds only below ten seconds.
+pub fn format_span(ms: i64) -> String {
+    let ms = ms.unsigned_abs();
+    let unit = match ms {
+        0..10_000 => 1,
+        10_000..3_600_000 => 1_000,
+        3_600_000..86_400_000 => 60_000,
+        _ => 3_600_000,
+    };
+    format_duration(Duration::from_millis(ms / unit * unit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +120,7 @@ mod tests {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         assert_eq!(format_duration(Duration::from_millis(5_400_000)), "1h30m");
+        let spans = [0, 1_234, 61_999, 5_461_000, 90_000_000, 31_536_000_001].map(format_span);
+        assert_eq!(spans, ["0ms", "1s234ms", "1m1s", "1h31m", "1d1h", "365d"]);
     }
 }

@@ -127,7 +127,7 @@ impl Show<'_> {
                 control.stop();
             }
         };
-        Ok(run_job(setup, control, None, &mut observer)?.1)
+        Ok(run_job(setup, control, None, |_| {}, &mut observer)?.1)
     }
 }
 

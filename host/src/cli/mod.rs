@@ -13,6 +13,7 @@ mod check;
 mod demo;
 mod demo_events;
 mod demo_view;
+mod endpoint;
 mod plugin;
 mod plugin_sdk;
 mod run;
@@ -20,6 +21,7 @@ mod savepoint;
 mod state;
 mod stored;
 mod test;
+mod why;
 
 use crate::error::{Error, Kind};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -32,6 +34,7 @@ Examples:
   kindling check pipeline.yaml                    everything wrong with a file, by line
   kindling run pipeline.yaml --metrics 127.0.0.1:9400
   kindling run pipeline.yaml --set source.parameters.topic=other --until-end
+  kindling why experiment-counts                  what a running job waits for
   kindling plugin new my_count --kind aggregate   a guest to start from
 
 Exit codes: 0 well, 1 a defect of Kindling, 2 a pipeline or flag is wrong, 3 a plugin is wrong, 4 a broker or disk is away, 5 stored data does not read back.";
@@ -75,6 +78,8 @@ enum Command {
     Savepoint(savepoint::SavepointArgs),
     /// List plugins: name, version, hash, functions, state, and what a running job made of them.
     Plugins(plugin::PluginsArgs),
+    /// Say what a running job waits for: which partition holds its watermark back, since when, and what would unblock it.
+    Why(why::WhyArgs),
 }
 
 /// Runs the command line; the whole of `main`.
@@ -92,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Savepoint(args) => savepoint::savepoint(&args),
         Command::Plugin(command) => plugin::plugin(&command),
         Command::Plugins(args) => plugin::plugins(&args),
+        Command::Why(args) => why::why(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

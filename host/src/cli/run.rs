@@ -1,10 +1,11 @@
 //! `kindling run`: a pipeline file to a running job.
 
+use super::endpoint::Endpoint;
 use super::parse_set;
 use crate::config::{self, LoadOptions};
 use crate::error::{Error, Kind};
 use crate::ingest::start::StartFrom;
-use crate::limits::{GuestLimits, JobLimits};
+use crate::limits::{GuestLimits, IDLE_AFTER, JobLimits};
 use crate::runtime::begin::Begin;
 use crate::runtime::core::Counts;
 use crate::runtime::job::{self, Control, End, Observer};
@@ -45,7 +46,7 @@ pub struct RunArgs {
     /// Run to what is the end of the input at the start, close all windows, and leave.
     #[arg(long)]
     pub until_end: bool,
-    /// Serve Prometheus metrics and /plugins here.
+    /// Serve Prometheus metrics, /plugins and /why here; `kindling why` and `kindling plugins --from` ask there.
     #[arg(long, value_name = "ADDR")]
     pub metrics: Option<SocketAddr>,
     /// Worker threads [default: one a core].
@@ -57,9 +58,10 @@ pub struct RunArgs {
     /// Rows that close an epoch before its time.
     #[arg(long)]
     pub epoch_rows: Option<usize>,
-    /// A partition is idle, and holds the watermark back no longer, after it stood at its end this long.
-    #[arg(long, default_value = "5s", value_parser = crate::time::parse_duration)]
-    pub idle_after: Duration,
+    /// A partition is idle, and holds the watermark back no longer, after it stood at its end this long [default: the source's idleAfter,
+    /// else 5s].
+    #[arg(long, value_parser = crate::time::parse_duration)]
+    pub idle_after: Option<Duration>,
     /// Begin with the state, offsets and watermarks of a savepoint (`kindling savepoint`). Done once: a restart goes on.
     #[arg(long, value_name = "FILE")]
     pub restore: Option<PathBuf>,
@@ -106,7 +108,7 @@ pub fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs a job that is set up, with its metrics served.
+/// Runs a job that is set up, with its metrics served; `on_address` is told where.
 ///
 /// # Errors
 /// What ended the job.
@@ -114,11 +116,12 @@ pub fn run_job(
     setup: Setup,
     control: &Control,
     address: Option<SocketAddr>,
+    on_address: impl FnOnce(SocketAddr),
     observer: Observer<'_>,
 ) -> Result<(End, Counts), Error> {
     let Setup { spec, watcher, swapper, metrics, desk } = setup;
     if let Some(address) = address {
-        crate::server::serve(address, metrics, swapper, desk)?;
+        on_address(crate::server::serve(address, metrics, swapper, desk)?);
     }
     let outcome = job::run(spec, control, observer);
     drop(watcher);
@@ -133,7 +136,8 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     let started = std::time::Instant::now();
     let options = LoadOptions { connections: args.connections.clone(), sets: args.sets.clone(), ..LoadOptions::default() };
     let pipeline = config::load(&args.file, &options).map_err(|e| Error::new(Kind::Config, e.to_string()))?;
-    let mut limits = JobLimits { epoch_time: args.epoch, idle_after: args.idle_after, ..JobLimits::default() };
+    let idle_after = args.idle_after.or(pipeline.pace.idle_after).unwrap_or(IDLE_AFTER);
+    let mut limits = JobLimits { epoch_time: args.epoch, idle_after, ..JobLimits::default() };
     limits.epoch_rows = args.epoch_rows.unwrap_or(limits.epoch_rows).max(1);
     let options = SetupOptions {
         plugins: &args.plugins,
@@ -145,12 +149,14 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
         observe_outputs: false,
     };
     let label = format!("{}/{}", pipeline.team, pipeline.name);
+    let endpoint = Endpoint::new(&args.data_dir, &pipeline.team, &pipeline.name);
     let mut setup = set_up(pipeline, &options)?;
     setup.spec.begin = args.begin();
+    endpoint.write(None);
     let control = Arc::new(Control::default());
     super::stop_on_signal(&control)?;
     tracing::info!(job = label, workers = options.workers, "running");
-    let (end, counts) = run_job(setup, &control, args.metrics, &mut |_| {})?;
+    let (end, counts) = run_job(setup, &control, args.metrics, |address| endpoint.write(Some(address)), &mut |_| {})?;
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(
         rows = counts.rows,

@@ -8,7 +8,7 @@ use crate::output::encode::Encoder;
 use crate::plan::Plan;
 use crate::runtime::restoring::grouped;
 use crate::runtime::view::View;
-use crate::state::store::split;
+use crate::state::store::{PaneId, split};
 use crate::time::write_rfc3339;
 use arrow::array::RecordBatch;
 use clap::{Args, Subcommand, ValueEnum};
@@ -119,7 +119,7 @@ pub fn state(command: &StateCommand) -> Result<(), Error> {
 
 fn view(plan: &Plan) -> Result<View, Error> {
     let view = View::new(plan).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-    view.ok_or_else(|| Error::new(Kind::Config, "the pipeline has no operator with state: it has no window_aggregate"))
+    view.ok_or_else(|| Error::new(Kind::Config, "the pipeline has no operator whose state can be shown: no window_aggregate, or one of count windows"))
 }
 
 fn of_rows(error: &DataFusionError) -> Error {
@@ -154,7 +154,8 @@ fn ls(args: &LsArgs) -> Result<(), Error> {
         Ok(())
     })?;
     let meta = &stored.meta;
-    let length = View::new(&plan).ok().flatten().map_or(0, |v| v.pane_length());
+    let assigner = plan.window.as_ref().map(|w| w.assigner());
+    let end = |start: i64, from: i64| assigner.as_ref().map_or(start, |a| a.pane_bounds(PaneId { start, from }).1);
     let (slots, bytes) = panes.values().fold((0, 0), |(s, b), size| (s + size.slots, b + size.bytes));
     let job = format!("{}/{}", pipeline.team, pipeline.name);
     let operators = plan.operators();
@@ -162,7 +163,7 @@ fn ls(args: &LsArgs) -> Result<(), Error> {
     if args.stored.context.json {
         let panes: Vec<Value> = panes
             .iter()
-            .map(|((start, from), s)| json!({ "start": shown(*start), "end": shown(start + length), "from": shown(*from), "keys": s.slots, "bytes": s.bytes }))
+            .map(|((start, from), s)| json!({ "start": shown(*start), "end": shown(end(*start, *from)), "from": shown(*from), "keys": s.slots, "bytes": s.bytes }))
             .collect();
         let operators: Vec<Value> =
             operators.keys().map(|o| json!({ "operator": o, "keys": slots, "bytes": bytes, "panes": panes })).collect();
@@ -179,7 +180,7 @@ fn ls(args: &LsArgs) -> Result<(), Error> {
         let mut table = table(["pane from", "to", "keys", "bytes"]);
         for ((start, from), size) in panes.iter().take(PANES_SHOWN) {
             let part = if from > start { format!(" (rows for windows from {})", time(*from)) } else { String::new() };
-            table.add_row([format!("{}{part}", time(*start)), time(start + length), grouped(size.slots), grouped(size.bytes)]);
+            table.add_row([format!("{}{part}", time(*start)), time(end(*start, *from)), grouped(size.slots), grouped(size.bytes)]);
         }
         if !panes.is_empty() {
             say!("{table}");

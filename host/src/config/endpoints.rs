@@ -2,7 +2,7 @@
 
 use crate::config::decode::{Fields, text};
 use crate::config::fault::{Fault, suggest};
-use crate::config::spec::{GenerateSpec, KafkaSourceSpec, Place, Placed, SinkSpec, SourceSpec, StartingOffsets};
+use crate::config::spec::{GenerateSpec, KafkaSourceSpec, PaceSpec, Place, Placed, SinkSpec, SourceSpec, StartingOffsets};
 use crate::config::yaml::{Node, NodeValue};
 use std::collections::BTreeMap;
 
@@ -112,7 +112,7 @@ fn parameters(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Fields<'stati
 }
 
 /// `source`.
-pub fn source(node: Node, connections: &Connections, faults: &mut Vec<Fault>) -> Option<SourceSpec> {
+pub fn source(node: Node, connections: &Connections, faults: &mut Vec<Fault>) -> Option<(SourceSpec, PaceSpec)> {
     let mut fields = Fields::new(node, "source", faults);
     let name = fields.text("name", faults);
     let mut parameters = parameters(&mut fields, faults);
@@ -123,8 +123,19 @@ pub fn source(node: Node, connections: &Connections, faults: &mut Vec<Fault>) ->
         Named::Other(name) if name == "stdin" => Some(SourceSpec::Stdin),
         Named::Other(_) => Some(SourceSpec::Generate(generate(&mut parameters, faults))),
     };
+    let pace = pace(&mut parameters, faults);
     parameters.finish(faults);
-    spec
+    spec.map(|spec| (spec, pace))
+}
+
+/// `idleAfter` and `maxDrift`, which every source takes.
+fn pace(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> PaceSpec {
+    let idle_after = fields.duration_opt("idleAfter", faults).map(|d| d.value);
+    let max_drift = fields.duration_opt("maxDrift", faults);
+    if let Some(drift) = max_drift.as_ref().filter(|d| d.value.is_zero()) {
+        faults.push(Fault::new(drift.place, "`maxDrift` must be longer than 0: partitions are never exactly equal"));
+    }
+    PaceSpec { idle_after, max_drift: max_drift.map(|d| d.value) }
 }
 
 fn kafka_source(fields: &mut Fields<'_>, of: Option<&BTreeMap<String, String>>, faults: &mut Vec<Fault>) -> Option<SourceSpec> {

@@ -100,6 +100,7 @@ fn pipeline(node: Node, file: &str, text: &str, connections: &Connections, fault
     }
     let version = fields.text_opt("version", faults).map_or_else(String::new, |v| v.value);
     let source = fields.need("source", faults).and_then(|n| endpoints::source(n, connections, faults));
+    let (source, pace) = source.map_or((None, spec::PaceSpec::default()), |(source, pace)| (Some(source), pace));
     let place = fields.place();
     let mut nodes = fields.list("pipeline", faults);
     let operator = nodes.iter_mut().find_map(|n| operators::take_name(n, faults));
@@ -134,6 +135,7 @@ fn pipeline(node: Node, file: &str, text: &str, connections: &Connections, fault
         team: team.map_or_else(|| "default".into(), |t| t.value),
         version,
         source: source?,
+        pace,
         operations,
         operator: operator.unwrap_or_else(|| operators::WINDOW_AGGREGATE.to_owned()),
         sink: sink.unwrap_or(Some(SinkSpec::Stdout))?,

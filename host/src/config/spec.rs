@@ -36,6 +36,8 @@ pub struct Pipeline {
     pub version: String,
     /// Where records come from.
     pub source: SourceSpec,
+    /// How its partitions wait for each other.
+    pub pace: PaceSpec,
     /// Operations in their order.
     pub operations: Vec<Placed<Operation>>,
     /// Name of the operator that has state: `name` of the windowed aggregation, `window_aggregate` where the file has none.
@@ -76,6 +78,15 @@ pub enum SourceSpec {
     Stdin,
     /// Generated events.
     Generate(GenerateSpec),
+}
+
+/// How the partitions of a source wait for each other: `idleAfter` and `maxDrift` among its parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PaceSpec {
+    /// A partition that stood at its end this long holds the watermark back no longer; none: as the command line says.
+    pub idle_after: Option<Duration>,
+    /// A partition whose watermark is more than this ahead of the least one is not read until the others come near; none: it is read.
+    pub max_drift: Option<Duration>,
 }
 
 /// A Kafka source.
@@ -237,6 +248,8 @@ pub struct WindowAggregateSpec {
     pub offset: Duration,
     /// Bounded out-of-orderness.
     pub watermark: Duration,
+    /// An event time may be this much later than the timestamp of its record.
+    pub max_future: Duration,
     /// A window stays open this long after its end.
     pub allowed_lateness: Duration,
     /// When results are given.

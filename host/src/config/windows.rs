@@ -5,6 +5,7 @@ use crate::config::fault::{Fault, suggest};
 use crate::config::operations::aggregation;
 use crate::config::spec::{CalendarUnit, Emit, OutputMode, Place, Placed, WindowAggregateSpec, WindowKind};
 use crate::config::yaml::{Node, NodeValue};
+use crate::limits::MAX_FUTURE;
 use chrono_tz::Tz;
 use std::time::Duration;
 
@@ -38,11 +39,12 @@ pub fn window_aggregate(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Opt
     };
     let processing_time = time(&mut window, faults);
     let mut timestamp_column = None;
-    let (mut watermark, mut allowed_lateness) = (Some(Duration::ZERO), Duration::ZERO);
+    let (mut watermark, mut allowed_lateness, mut max_future) = (Some(Duration::ZERO), Duration::ZERO, MAX_FUTURE);
     if processing_time {
         no_event_time(&mut window, faults);
     } else {
         timestamp_column = window.text("timestampColumn", faults);
+        max_future = window.duration_opt("maxFuture", faults).map_or(MAX_FUTURE, |d| d.value);
         watermark = match is_timeless {
             true => Some(window.duration_opt("watermark", faults).map_or(Duration::ZERO, |d| d.value)),
             false => window.duration("watermark", faults).map(|d| d.value),
@@ -64,6 +66,7 @@ pub fn window_aggregate(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Opt
         timestamp_column,
         offset,
         watermark,
+        max_future,
         allowed_lateness,
         emit,
         output,
@@ -135,7 +138,7 @@ fn time(window: &mut Fields<'_>, faults: &mut Vec<Fault>) -> bool {
 
 /// Over processing time nothing is out of order or late.
 fn no_event_time(window: &mut Fields<'_>, faults: &mut Vec<Fault>) {
-    for name in ["timestampColumn", "watermark", "allowedLateness"] {
+    for name in ["timestampColumn", "watermark", "allowedLateness", "maxFuture"] {
         if let Some(node) = window.take(name) {
             let text = format!("`{name}` is of event time; with `time: processing` no row is late: leave it out");
             faults.push(Fault::new(node.place, text));

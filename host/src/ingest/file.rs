@@ -82,7 +82,7 @@ impl Source for FileSource {
         for (partition, (name, &position)) in self.partitions.iter().zip(positions).enumerate() {
             shares[partition % readers].push(OpenFile::open(&name.topic, partition, position)?);
         }
-        let reader = |files| Box::new(FileReader { files, next: 0, line: Vec::new() }) as Box<dyn Reader>;
+        let reader = |files| Box::new(FileReader { files, next: 0, line: Vec::new(), held: Vec::new() }) as Box<dyn Reader>;
         Ok(shares.into_iter().map(reader).collect())
     }
 
@@ -184,16 +184,19 @@ struct FileReader {
     /// The file that is read next: all are read in turn, so that their event times stay near each other.
     next: usize,
     line: Vec<u8>,
+    held: Vec<bool>,
 }
 
 impl Reader for FileReader {
     fn poll(&mut self, rows: usize, wait: Duration) -> Result<Polled, IngestError> {
         let mut polled = Polled::default();
-        if self.files.is_empty() {
+        let count = self.files.len();
+        let held = |i: &usize| self.held.get(self.files[*i].partition) == Some(&true);
+        let Some(next) = (self.next..self.next + count).map(|i| i % count).find(|i| !held(i)) else {
             std::thread::sleep(wait);
             return Ok(polled);
-        }
-        self.next %= self.files.len();
+        };
+        self.next = next;
         let mut lines = Lines::default();
         let file = &mut self.files[self.next];
         let partition = file.partition;
@@ -208,6 +211,10 @@ impl Reader for FileReader {
             self.next += 1;
         }
         Ok(polled)
+    }
+
+    fn hold(&mut self, held: &[bool]) {
+        self.held = held.to_vec();
     }
 }
 

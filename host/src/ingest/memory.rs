@@ -77,7 +77,8 @@ impl Source for MemorySource {
         for (partition, &position) in positions.iter().enumerate() {
             shares[partition % readers].push(Place { partition, position, end_told: false, finished: false });
         }
-        let reader = |places| Box::new(MemoryReader { log: self.log.clone(), places, next: 0 }) as Box<dyn Reader>;
+        let reader =
+            |places| Box::new(MemoryReader { log: self.log.clone(), places, next: 0, held: Vec::new() }) as Box<dyn Reader>;
         Ok(shares.into_iter().map(reader).collect())
     }
 
@@ -98,6 +99,7 @@ struct MemoryReader {
     places: Vec<Place>,
     /// Partition that is read first next time, so that none waits for another.
     next: usize,
+    held: Vec<bool>,
 }
 
 impl MemoryReader {
@@ -107,6 +109,9 @@ impl MemoryReader {
         let mut left = rows;
         for i in 0..places {
             let place = &mut self.places[(self.next + i) % places];
+            if self.held.get(place.partition) == Some(&true) {
+                continue;
+            }
             let log = &shared.partitions[place.partition];
             let start = log.partition_point(|r| r.offset < place.position);
             let share = left.div_ceil(places - i).min(log.len() - start);
@@ -138,6 +143,10 @@ impl Reader for MemoryReader {
         }
         std::thread::sleep(wait);
         Ok(self.take(rows))
+    }
+
+    fn hold(&mut self, held: &[bool]) {
+        self.held = held.to_vec();
     }
 }
 
@@ -189,6 +198,17 @@ mod tests {
         let mut finished = reader.poll(10, Duration::ZERO).unwrap().finished;
         finished.sort_unstable();
         assert_eq!(finished, [0, 1]);
+    }
+
+    #[test]
+    fn a_held_partition_waits_and_goes_on() {
+        let mut source = MemorySource::ended(vec![records(&[0, 1]), records(&[0, 1])]);
+        let mut reader = source.readers(&[0, 0], 1).unwrap().remove(0);
+        reader.hold(&[false, true]);
+        assert_eq!(offsets(&reader.poll(10, Duration::ZERO).unwrap()), [(0, vec![0, 1])]);
+        assert!(reader.poll(10, Duration::ZERO).unwrap().finished.is_empty());
+        reader.hold(&[]);
+        assert_eq!(offsets(&reader.poll(10, Duration::ZERO).unwrap()), [(1, vec![0, 1])]);
     }
 
     #[test]

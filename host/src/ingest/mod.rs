@@ -20,6 +20,8 @@ pub struct Polled {
     pub batches: Vec<RawBatch>,
     /// Partitions (indices) that stand at the end of their input now, as far as the source knows; new records end that.
     pub at_end: Vec<usize>,
+    /// Of those, the offset that is the end, where the source has such; it can be behind the last record by marks of transactions.
+    pub end_offsets: Vec<(usize, i64)>,
     /// Partitions that will never have more records: the end of a file, or the bound of a bounded run.
     pub finished: Vec<usize>,
     /// Offsets that were asked for and are gone, and were skipped because the pipeline says `failOnDataLoss: false`.
@@ -80,6 +82,17 @@ pub trait Source: Send {
     fn end_positions(&mut self) -> Vec<i64> {
         Vec::new()
     }
+    /// Who knows where partitions end now, for a thread of its own. None where a reader's word for it ([`Polled::at_end`]) is always
+    /// true: there is no broker in between that may be away.
+    fn end_query(&mut self) -> Option<Box<dyn EndQuery>> {
+        None
+    }
+}
+
+/// Asks where partitions end.
+pub trait EndQuery: Send {
+    /// The end offset of a partition now, records of open transactions among it; none when there is no answer within a second.
+    fn end(&mut self, partition: usize) -> Option<i64>;
 }
 
 /// Reads some partitions of a source; owned by one worker.
@@ -89,6 +102,11 @@ pub trait Reader: Send {
     /// # Errors
     /// When the source fails in a way that waiting does not mend.
     fn poll(&mut self, rows: usize, wait: Duration) -> Result<Polled, IngestError>;
+    /// From now on partitions `p` with `held[p]` give no records (none is held where `held` is shorter); what was read ahead of them waits, as
+    /// much as the bounds on reading ahead allow. A source whose partitions can't be far apart may ignore it.
+    fn hold(&mut self, held: &[bool]) {
+        let _ = held;
+    }
 }
 
 /// What a job knows beside its source's spec.

@@ -12,12 +12,14 @@ pub mod emission;
 pub mod epoch;
 pub mod fold;
 pub mod isolate;
+pub mod lateness;
 mod merge;
 mod results;
 mod sessions;
 pub mod steps;
 pub mod task;
 mod view;
+pub mod watermark;
 
 use datafusion::error::DataFusionError;
 

@@ -11,6 +11,8 @@ use crate::operator::assigner::{Assigned, Assigner, EVENT_TIME_MAX};
 use crate::operator::epoch::{EpochStart, LateRow, RejectedRow, RowError, TaskEpoch};
 use crate::operator::fold::{Fold, Partial};
 use crate::operator::isolate::{Budget, isolate};
+use crate::operator::lateness::Lateness;
+use crate::operator::watermark::{EventClock, InFuture};
 use crate::operator::{FaultPolicy, steps};
 use crate::plan::Plan;
 use crate::state::codec::RowCodec;
@@ -41,6 +43,8 @@ pub struct EpochTask<'a> {
     numbers: HashMap<usize, HashMap<Box<[u8]>, i64, RandomState>>,
     out: TaskEpoch,
     faults: Vec<RowFault>,
+    /// Rows of the batch at hand that lie in the future, rising.
+    future: Vec<(u32, InFuture)>,
 }
 
 /// Rows that were folded in, kept so that the table can be made anew.
@@ -55,7 +59,7 @@ struct FoldedBatch {
 struct WindowTask {
     plan: Arc<crate::plan::WindowPlan>,
     assigner: Assigner,
-    out_of_orderness: i64,
+    clock: EventClock,
     schema: Arc<Schema>,
     key_codec: RowCodec,
 }
@@ -72,7 +76,7 @@ impl<'a> EpochTask<'a> {
             Arc::new(WindowTask {
                 plan: Arc::new(w.clone()),
                 assigner: w.assigner(),
-                out_of_orderness: w.out_of_orderness.as_millis() as i64,
+                clock: EventClock::new(w),
                 key_codec: RowCodec::new("key", types),
                 schema,
             })
@@ -83,6 +87,7 @@ impl<'a> EpochTask<'a> {
             partial: Partial::default(),
             outputs: Vec::new(),
             late: Vec::new(),
+            lateness: Lateness::default(),
             rejects: Vec::new(),
             watermarks: start.watermarks.clone(),
             positions: HashMap::new(),
@@ -105,6 +110,7 @@ impl<'a> EpochTask<'a> {
             numbers: HashMap::new(),
             out,
             faults: Vec::new(),
+            future: Vec::new(),
         })
     }
 
@@ -151,10 +157,10 @@ impl<'a> EpochTask<'a> {
             let error = Arc::new(RowError { reason: fault.reason, guest: None });
             self.out.rejects.push(RejectedRow { batch: number, row: fault.row as usize, error });
         }
-        let before = self.window.clone().and_then(|w| self.watermarks_before(&w, raw.partition));
+        let before = self.window.clone().and_then(|w| self.watermarks_before(&w, raw, &rows));
         let batch = self.stepped(decoded, number)?;
         match self.window.clone() {
-            Some(window) => self.assign(&window, batch, number, raw.partition, before.map(|b| (rows.start, b))),
+            Some(window) => self.assign(&window, batch, number, raw, before.map(|b| (rows.start, b))),
             None => {
                 // The hidden row column is last; what follows the steps is the output row.
                 let columns: Vec<usize> = (0..batch.num_columns() - 1).collect();
@@ -169,18 +175,21 @@ impl<'a> EpochTask<'a> {
 
     /// The watermark before each raw row, where the event time is a decoded column: rows that a filter will drop, or the decoder has
     /// dropped by it, count too.
-    fn watermarks_before(&mut self, window: &WindowTask, partition: usize) -> Option<Vec<i64>> {
+    fn watermarks_before(&mut self, window: &WindowTask, raw: &RawBatch, rows: &Range<usize>) -> Option<Vec<i64>> {
+        self.future.clear();
         window.plan.decoded_event_time?;
-        let mut watermark = self.out.watermarks[partition];
-        let before = self.decoder.event_times().iter().map(|time| {
-            let before = watermark;
+        let mut watermark = self.out.watermarks[raw.partition];
+        let mut before = Vec::with_capacity(rows.len());
+        for (row, time) in rows.clone().zip(self.decoder.event_times()) {
+            before.push(watermark);
             if let Some(time) = time {
-                watermark = advanced(watermark, *time, window.out_of_orderness);
+                match window.clock.advance(watermark, *time, || raw.records.record(row).timestamp) {
+                    Ok(after) => watermark = after,
+                    Err(future) => self.future.push((row as u32, future)),
+                }
             }
-            before
-        });
-        let before = before.collect();
-        self.out.watermarks[partition] = watermark;
+        }
+        self.out.watermarks[raw.partition] = watermark;
         Some(before)
     }
 
@@ -220,18 +229,19 @@ impl<'a> EpochTask<'a> {
         Ok(BooleanArray::from(keep))
     }
 
-    /// Gives each row its pane; late rows and rows without an event time are set aside; the rest is folded in.
+    /// Gives each row its pane; late rows and rows without a possible event time are set aside; the rest is folded in.
     fn assign(
         &mut self,
         window: &WindowTask,
         batch: RecordBatch,
         number: usize,
-        partition: usize,
+        raw: &RawBatch,
         before: Option<(usize, Vec<i64>)>,
     ) -> Result<()> {
         let batch =
             if window.plan.processing_time { read_at(&batch, window.plan.event_time, self.out.start.now)? } else { batch };
         let rows = batch.num_rows();
+        let (partition, clock) = (raw.partition, window.clock);
         let times = batch.column(window.plan.event_time).as_primitive::<TimestampMillisecondType>();
         let numbers = row_numbers(&batch);
         let moves = before.is_none() && !window.plan.processing_time;
@@ -239,25 +249,35 @@ impl<'a> EpochTask<'a> {
         let mut last: Option<Assigned> = None;
         let mut panes = Vec::with_capacity(rows);
         let mut keep = vec![true; rows];
-        let mut kept = rows;
+        let (mut kept, mut seen) = (rows, 0);
         for i in 0..rows {
             let row = numbers[i] as usize;
             let time = times.value(i);
-            let watermark = before.as_ref().map_or(self.out.watermarks[partition], |(start, b)| b[row - start]);
+            let mut watermark = before.as_ref().map_or(self.out.watermarks[partition], |(start, b)| b[row - start]);
             let fault = if times.is_null(i) {
-                Some("the event time is null")
+                Some("the event time is null".to_owned())
             } else if !(-EVENT_TIME_MAX..=EVENT_TIME_MAX).contains(&time) {
-                Some("the event time is beyond 100 million days from 1970")
-            } else {
+                Some("the event time is beyond 100 million days from 1970".to_owned())
+            } else if before.is_some() {
+                let future = self.future.binary_search_by_key(&row, |(row, _)| *row as usize);
+                future.ok().map(|at| clock.reason(self.future[at].1))
+            } else if !moves {
                 None
+            } else {
+                let after = clock.advance(watermark, time, || raw.records.record(row).timestamp);
+                after.map(|after| self.out.watermarks[partition] = after).err().map(|future| clock.reason(future))
             };
-            if let Some(fault) = fault {
-                let error = Arc::new(RowError { reason: fault.into(), guest: None });
+            if let Some(reason) = fault {
+                let error = Arc::new(RowError { reason, guest: None });
                 self.out.rejects.push(RejectedRow { batch: number, row, error });
                 (keep[i], kept) = (false, kept - 1);
                 continue;
             }
-            let watermark = watermark.max(self.out.start.closed);
+            watermark = watermark.max(self.out.start.closed);
+            seen += 1;
+            if time < watermark {
+                self.out.lateness.behind(watermark - time);
+            }
             match &last {
                 Some(assigned) if assigned.covers(time, watermark) => panes.push(assigned.pane),
                 _ => match window.assigner.assign(time, watermark) {
@@ -272,11 +292,8 @@ impl<'a> EpochTask<'a> {
                     }
                 },
             }
-            if moves {
-                let w = &mut self.out.watermarks[partition];
-                *w = advanced(*w, time, window.out_of_orderness);
-            }
         }
+        self.out.lateness.saw(seen);
         let batch = if kept == rows { batch } else { filter_record_batch(&batch, &BooleanArray::from(keep))? };
         let (batch, mut panes) = self.without_excluded(window, batch, panes, number)?;
         if let Assigner::Count(_) = window.assigner {
@@ -476,9 +493,4 @@ fn read_at(batch: &RecordBatch, column: usize, time: i64) -> Result<RecordBatch>
 
 fn row_numbers(batch: &RecordBatch) -> &arrow::buffer::ScalarBuffer<u32> {
     batch.column(batch.num_columns() - 1).as_primitive::<UInt32Type>().values()
-}
-
-/// The watermark after an event. Times that can't be are left out: one broken client would make all others late.
-fn advanced(watermark: i64, time: i64, out_of_orderness: i64) -> i64 {
-    if (-EVENT_TIME_MAX..=EVENT_TIME_MAX).contains(&time) { watermark.max(time - out_of_orderness) } else { watermark }
 }

@@ -121,6 +121,7 @@ pub(super) fn window(
         kind: spec.kind.value,
         offset: spec.offset,
         out_of_orderness: spec.watermark,
+        max_future: spec.max_future,
         allowed_lateness: spec.allowed_lateness,
         emit: spec.emit.value,
         output: spec.output.value,

@@ -241,6 +241,8 @@ fn aggregation(plan: &Plan, window: &WindowPlan) -> Vec<String> {
     let mut lines = vec![format!("{kind} over {over}"), panes];
     if !window.processing_time {
         lines.push(format!("watermark {} behind the latest event of a partition", format_duration(window.out_of_orderness)));
+        let max = format_duration(window.max_future);
+        lines.push(format!("event times more than {max} after their record's timestamp are rejected"));
     }
     if !window.allowed_lateness.is_zero() {
         lines.push(format!("windows stay open {} after their end", format_duration(window.allowed_lateness)));

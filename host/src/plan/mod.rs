@@ -134,6 +134,8 @@ pub struct WindowPlan {
     pub offset: Duration,
     /// How far out of order events may come (`watermark` in YAML).
     pub out_of_orderness: Duration,
+    /// How much later than the timestamp of its record an event time may be.
+    pub max_future: Duration,
     /// A window stays open this long after its end.
     pub allowed_lateness: Duration,
     /// When results are given.

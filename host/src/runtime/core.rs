@@ -40,6 +40,17 @@ pub struct Progress {
     pub finished: Vec<bool>,
 }
 
+/// What is open in the state; times in milliseconds since 1970 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenWindows {
+    /// Panes with state.
+    pub panes: usize,
+    /// Start of the oldest.
+    pub oldest: Option<i64>,
+    /// The watermark that closes the next window over it.
+    pub next_close: Option<i64>,
+}
+
 /// What became of an epoch.
 pub enum Outcome {
     /// To be committed.
@@ -245,7 +256,16 @@ impl JobCore {
         (self.store.slots(), self.store.bytes())
     }
 
-    /// What the next epoch starts from, at the processing time of the last one.
+    /// What is open: panes and their keys, the oldest event that waits, the watermark that closes the next window. None without a window.
+    /// Goes over all panes.
+    pub fn open_windows(&self) -> Option<OpenWindows> {
+        let assigner = self.plan.window.as_ref()?.assigner();
+        let oldest = self.store.panes().next();
+        let next_close = oldest.and_then(|pane| assigner.next_close(pane, self.closed));
+        Some(OpenWindows { panes: self.store.panes().count(), oldest: oldest.map(|pane| pane.start), next_close })
+    }
+
+    /// What the next epoch starts from.
     pub fn start(&self, policy: FaultPolicy) -> EpochStart {
         EpochStart { watermarks: self.watermarks.clone(), closed: self.closed, now: self.now, policy, excluded: Arc::default() }
     }

@@ -3,10 +3,12 @@
 //! In: shares of an epoch from the workers, acknowledgements from the committer. Out: runs for the workers, commits for the committer, a
 //! word to the observer for each epoch that is committed.
 
-use super::core::{Counts, JobCore, Outcome, Progress};
+use super::core::{Counts, JobCore, Outcome};
 use super::desk::Desk;
 use super::job::{Break, Committed, Control, End, Observer, commit_break, defect, ingest_break};
 use super::metrics::Metrics;
+use super::progress::PartitionClock;
+use super::status::{Phase, Seen};
 use super::swap::{Candidate, Swapper};
 use super::worker::{Ran, Run};
 use crate::element::{PartitionName, RawBatch};
@@ -16,6 +18,7 @@ use crate::ingest::{IngestError, Source};
 use crate::limits::{JobLimits, STATE_COPY_BYTES};
 use crate::operator::FaultPolicy;
 use crate::operator::epoch::{EpochStart, TaskEpoch};
+use crate::operator::lateness::Lateness;
 use crate::output::{CommitError, EpochCommit, OutRecord};
 use crate::plan::Plan;
 use crate::plugin::{FailureKind, PluginSet, guest_error};
@@ -29,40 +32,6 @@ use std::time::{Duration, Instant};
 const RERUNS: u32 = 64;
 /// How often lag is asked for.
 const LAG_EVERY: Duration = Duration::from_secs(1);
-
-/// Which partitions are idle, by the clock.
-pub(super) struct ProgressClock {
-    at_end_since: Vec<Option<Instant>>,
-    finished: Vec<bool>,
-    idle_after: Duration,
-}
-
-impl ProgressClock {
-    pub(super) fn new(partitions: usize, idle_after: Duration) -> Self {
-        Self { at_end_since: vec![None; partitions], finished: vec![false; partitions], idle_after }
-    }
-
-    fn see(&mut self, ran: &Ran, now: Instant) {
-        for partition in &ran.active {
-            self.at_end_since[*partition] = None;
-        }
-        for partition in &ran.at_end {
-            self.at_end_since[*partition].get_or_insert(now);
-        }
-        for partition in &ran.finished {
-            self.finished[*partition] = true;
-        }
-    }
-
-    fn progress(&self, now: Instant) -> Progress {
-        let idle = |since: &Option<Instant>| since.is_some_and(|s| now.duration_since(s) >= self.idle_after);
-        Progress { idle: self.at_end_since.iter().map(idle).collect(), finished: self.finished.clone() }
-    }
-
-    fn all_finished(&self) -> bool {
-        self.finished.iter().all(|f| *f)
-    }
-}
 
 /// A plan whose new plugin version must prove itself.
 pub(super) struct Probation {
@@ -87,6 +56,7 @@ pub(super) struct InCommit {
     epoch: u64,
     outputs: Vec<OutRecord>,
     counts: Counts,
+    lateness: Lateness,
     closed: i64,
     state: (usize, usize),
     plan: Arc<Plan>,
@@ -104,15 +74,15 @@ pub(super) struct Driver<'a> {
     pub(super) swapper: &'a Swapper,
     pub(super) source: &'a mut dyn Source,
     pub(super) metrics: &'a Metrics,
-    pub(super) progress: ProgressClock,
+    pub(super) progress: PartitionClock,
     pub(super) partitions: &'a [PartitionName],
     pub(super) commands: Vec<Sender<Run>>,
     pub(super) results: Receiver<Ran>,
     pub(super) commits: Sender<EpochCommit>,
     pub(super) acks: Receiver<(Result<(), CommitError>, Duration)>,
     pub(super) in_commit: Option<InCommit>,
-    /// Positions of the last epoch that was handed to the committer.
-    pub(super) handed_over: Vec<i64>,
+    /// Positions and closed time of the last epoch that was handed to the committer.
+    pub(super) handed_over: Option<(Vec<i64>, i64)>,
     /// Whether the observer reads result rows.
     pub(super) observe_outputs: bool,
     /// Counts of earlier attempts of this process.
@@ -127,11 +97,8 @@ pub(super) struct Driver<'a> {
 impl Driver<'_> {
     pub(super) fn drive(&mut self, control: &Control, observer: Observer<'_>, total: &mut Counts) -> Result<End, Break> {
         self.read_clock();
-        let start = self.start();
-        for command in &self.commands {
-            self.send(command, start.clone());
-        }
-        let mut lag_asked = Instant::now();
+        self.start_next(&[]);
+        let mut looked: Option<Instant> = None;
         loop {
             let Collected { tasks, plan, failed } = self.collect()?;
             let ended = self.progress.all_finished();
@@ -143,10 +110,11 @@ impl Driver<'_> {
             }
             self.close(tasks, &plan, observer, total)?;
             self.answer(observer, total)?;
-            if lag_asked.elapsed() >= LAG_EVERY || stop {
-                lag_asked = Instant::now();
-                self.metrics.lag(self.partitions, self.core.positions(), &self.source.end_positions(), self.core.watermarks());
+            let look = stop || looked.is_none_or(|at| at.elapsed() >= LAG_EVERY);
+            if look {
+                looked = Some(Instant::now());
             }
+            self.tell(look);
             if stop {
                 self.wait_for_commit(observer, total)?;
                 return match failed {
@@ -178,12 +146,27 @@ impl Driver<'_> {
         EpochStart { now: self.now, ..self.core.start(self.policy()) }
     }
 
+    /// Tells people where the job stands; `look`: also what takes time to find out.
+    fn tell(&mut self, look: bool) {
+        let now = Instant::now();
+        self.progress.moved(self.core.watermarks(), now);
+        let ends = if look { self.source.end_positions() } else { Vec::new() };
+        if look {
+            self.metrics.lag(self.partitions, self.core.positions(), &ends, self.core.watermarks());
+            self.metrics.waiting(self.partitions, &self.progress, now);
+        }
+        let windows = look.then(|| self.core.open_windows()).flatten();
+        let seen = Seen { core: &self.core, clock: &self.progress, ends, windows, looked: look, now };
+        self.metrics.status.saw(&seen);
+    }
+
     fn policy(&self) -> FaultPolicy {
         if self.probation.is_some() { FaultPolicy::Fail } else { FaultPolicy::Isolate }
     }
 
-    fn send(&self, command: &Sender<Run>, start: EpochStart) {
-        let run = Run { plan: Arc::clone(&self.current), start, deadline: Instant::now() + self.limits.epoch_time };
+    fn send(&self, command: &Sender<Run>, start: EpochStart, held: &Arc<[bool]>, rest: bool) {
+        let deadline = Instant::now() + self.limits.epoch_time;
+        let run = Run { plan: Arc::clone(&self.current), start, deadline, held: Arc::clone(held), rest };
         // A worker that is gone is noticed where its result is missing.
         let _ = command.send(run);
     }
@@ -213,6 +196,7 @@ impl Driver<'_> {
             };
             tasks.push(task);
         }
+        self.progress.ask(now);
         Ok(Collected { tasks, plan: Arc::clone(&self.current), failed })
     }
 
@@ -262,11 +246,14 @@ impl Driver<'_> {
         }
     }
 
-    fn start_next(&self, tasks: &[TaskEpoch]) {
-        for (command, task) in self.commands.iter().zip(tasks) {
+    /// Starts all workers, each from what its task of the epoch before left; without tasks from what the job left.
+    fn start_next(&mut self, tasks: &[TaskEpoch]) {
+        let latest = latest_watermarks(self.core.watermarks(), tasks);
+        let held = self.progress.hold(&latest, Instant::now());
+        for (worker, command) in self.commands.iter().enumerate() {
             let mut start = self.start();
-            start.watermarks.clone_from(&task.watermarks);
-            self.send(command, start);
+            start.watermarks.clone_from(tasks.get(worker).map_or(&latest, |t| &t.watermarks));
+            self.send(command, start, &held, self.progress.rests(worker, self.commands.len()));
         }
     }
 
@@ -288,7 +275,9 @@ impl Driver<'_> {
             match self.core.close(&tasks, &progress, policy) {
                 Ok(Outcome::Commit(commit)) => {
                     self.note_rejects(&tasks);
-                    return self.hand_over(*commit, &plan, observer, total);
+                    let mut lateness = Lateness::default();
+                    tasks.iter().for_each(|t| lateness.add(&t.lateness));
+                    return self.hand_over(*commit, lateness, &plan, observer, total);
                 }
                 Ok(Outcome::Rerun(starts)) => {
                     tasks = self.again(tasks, starts, &plan)?;
@@ -335,13 +324,16 @@ impl Driver<'_> {
     fn hand_over(
         &mut self,
         commit: EpochCommit,
+        lateness: Lateness,
         plan: &Arc<Plan>,
         observer: Observer<'_>,
         total: &mut Counts,
     ) -> Result<(), Break> {
         let counts = self.base.plus(&self.core.counts());
         self.wait_for_commit(observer, total)?;
-        if commit.is_empty() && self.handed_over == commit.positions {
+        // A watermark that moved because partitions are idle is stored too: it must not go back with a restart.
+        if commit.is_empty() && self.handed_over.as_ref().is_some_and(|(p, c)| *p == commit.positions && *c == commit.meta.closed)
+        {
             return Ok(());
         }
         let outputs = if self.observe_outputs { commit.outputs.clone() } else { Vec::new() };
@@ -349,11 +341,12 @@ impl Driver<'_> {
             epoch: commit.epoch,
             outputs,
             counts,
+            lateness,
             closed: self.core.closed(),
             state: self.core.state_size(),
             plan: Arc::clone(plan),
         });
-        self.handed_over.clone_from(&commit.positions);
+        self.handed_over = Some((commit.positions.clone(), commit.meta.closed));
         if self.commits.send(commit).is_err() {
             return Err(Error::new(Kind::Internal, "the committer ended without a word").into());
         }
@@ -362,9 +355,12 @@ impl Driver<'_> {
 
     fn wait_for_commit(&mut self, observer: Observer<'_>, total: &mut Counts) -> Result<(), Break> {
         let Some(waiting) = self.in_commit.take() else { return Ok(()) };
+        self.metrics.status.phase(Phase::Committing);
         let (outcome, commit_time) =
             self.acks.recv().map_err(|_| Error::new(Kind::Internal, "the committer ended without a word"))?;
         outcome.map_err(commit_break)?;
+        self.metrics.status.phase(Phase::Running);
+        self.metrics.status.committed(&waiting.lateness, waiting.counts);
         *total = waiting.counts;
         if let Some(probation) = &mut self.probation
             && Arc::ptr_eq(&probation.candidate.plan, &waiting.plan)
@@ -391,4 +387,13 @@ impl Driver<'_> {
         observer(&committed);
         Ok(())
     }
+}
+
+/// The latest watermark of each partition: of the task that had it, where that is not closed yet.
+fn latest_watermarks(before: &[i64], tasks: &[TaskEpoch]) -> Vec<i64> {
+    let mut latest = before.to_vec();
+    for task in tasks {
+        latest.iter_mut().zip(&task.watermarks).for_each(|(mine, new)| *mine = (*mine).max(*new));
+    }
+    latest
 }

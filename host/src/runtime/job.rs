@@ -13,8 +13,10 @@ use crate::plan::Plan;
 use crate::runtime::begin::{Around, Begin, Begun};
 use crate::runtime::core::{Counts, JobCore, OutputFormat};
 use crate::runtime::desk::Desk;
-use crate::runtime::driver::{Driver, ProgressClock};
+use crate::runtime::driver::Driver;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::progress::{self, PartitionClock};
+use crate::runtime::status::Phase;
 use crate::runtime::swap::Swapper;
 use crate::runtime::worker::{Ran, Run, work};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -134,6 +136,7 @@ pub fn run(mut spec: JobSpec, control: &Control, observer: Observer<'_>) -> Resu
                 let pause = Duration::from_millis(100u64 << failures.min(7)).min(BACKOFF_MAX);
                 tracing::warn!(attempt = failures, "going back to the last committed epoch: {why}");
                 spec.metrics.recoveries.inc();
+                spec.metrics.status.phase(Phase::BackingOff(why));
                 if control.is_stopped() {
                     return Ok((End::Stopped, total));
                 }
@@ -168,6 +171,7 @@ pub(super) fn defect(error: &DataFusionError) -> Break {
 fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total: &mut Counts) -> Result<End, Break> {
     let partitions = spec.source.partitions().to_vec();
     let format = OutputFormat { timestamps: spec.pipeline.timestamp_format };
+    spec.metrics.status.phase(Phase::Restoring);
     let mut core =
         JobCore::new(Arc::clone(&spec.plan), partitions.clone(), format, spec.limits.clone()).map_err(|e| defect(&e))?;
     let meta = restore(spec, &mut core)?;
@@ -181,9 +185,12 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
     let mut limits = spec.limits.clone();
     limits.epoch_rows = (limits.epoch_rows / workers).max(1);
     limits.epoch_bytes = (limits.epoch_bytes / workers).max(1);
+    let query = spec.source.end_query();
     let (result_in, results) = bounded::<Ran>(workers);
     let (commit_in, commits) = bounded::<EpochCommit>(1);
     let (ack_in, acks) = bounded::<(Result<(), CommitError>, Duration)>(1);
+    let (asking, answering) = progress::channels();
+    let clock = PartitionClock::new(core.watermarks(), &limits, query.is_some().then_some(asking), Instant::now());
     let label = (spec.pipeline.team.clone(), spec.pipeline.name.clone());
     let JobSpec { plan, swapper, source, committer, metrics, observe_outputs, desk, .. } = spec;
     std::thread::scope(|scope| {
@@ -196,6 +203,9 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
             scope.spawn(move || work(worker, reader, decoder, limits, &inbox, &results));
         }
         drop(result_in);
+        if let Some(mut query) = query {
+            scope.spawn(move || progress::answer(query.as_mut(), &answering));
+        }
         scope.spawn(move || commit_loop(committer.as_mut(), &commits, &ack_in));
         let mut driver = Driver {
             decoder: Decoder::of_plan(&plan, &partitions),
@@ -206,14 +216,14 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
             swapper,
             source: source.as_mut(),
             metrics,
-            progress: ProgressClock::new(partitions.len(), limits.idle_after),
+            progress: clock,
             partitions: &partitions,
             commands,
             results,
             commits: commit_in,
             acks,
             in_commit: None,
-            handed_over: Vec::new(),
+            handed_over: None,
             observe_outputs: *observe_outputs,
             base: *total,
             desk,

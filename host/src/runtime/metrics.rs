@@ -4,14 +4,19 @@ use crate::element::PartitionName;
 use crate::output::RestoreProgress;
 use crate::plugin::PluginSet;
 use crate::runtime::job::Committed;
+use crate::runtime::progress::PartitionClock;
+use crate::runtime::status::JobStatus;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use std::time::Instant;
 
 /// Counters and gauges of one job.
 pub struct Metrics {
     /// All of them, to be written out.
     pub registry: Registry,
+    /// Where the job stands, for `kindling why`.
+    pub status: JobStatus,
     rows: IntCounter,
     bytes: IntCounter,
     outputs: IntCounter,
@@ -22,6 +27,8 @@ pub struct Metrics {
     closed: IntGauge,
     watermark: IntGaugeVec,
     lag: IntGaugeVec,
+    idle: IntGaugeVec,
+    held: IntGaugeVec,
     state_slots: IntGauge,
     state_bytes: IntGauge,
     restored_records: IntCounter,
@@ -75,7 +82,10 @@ impl Metrics {
         let buckets = vec![0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
         let commit_seconds = Histogram::with_opts(HistogramOpts::new("commit_seconds", "Time of a commit.").buckets(buckets))?;
         registry.register(Box::new(commit_seconds.clone()))?;
+        let status = JobStatus::new(team, name);
+        registry.register(status.lateness_collector()?)?;
         Ok(Self {
+            status,
             rows: counter("rows_total", "Records read, of committed epochs.")?,
             bytes: counter("bytes_total", "Bytes of keys and values read, of committed epochs.")?,
             outputs: counter("output_rows_total", "Result rows committed.")?,
@@ -86,6 +96,8 @@ impl Metrics {
             closed: gauge("watermark_milliseconds", "Watermark of the job: milliseconds since 1970 UTC.")?,
             watermark: gauges("partition_watermark_milliseconds", "Watermark of a partition: milliseconds since 1970 UTC.")?,
             lag: gauges("consumer_lag_rows", "Records between the job's position and the end of a partition.")?,
+            idle: gauges("partition_idle", "1 where a partition holds the watermark back no longer, as it stood at its end.")?,
+            held: gauges("partition_held", "1 where a partition is not read, as it is more than maxDrift ahead of the others.")?,
             state_slots: gauge("state_keys", "Slots of keyed state: keys by pane.")?,
             state_bytes: gauge("state_bytes", "Bytes of keys and partial states.")?,
             restored_records: counter("restored_records_total", "Records and entries read to restore state.")?,
@@ -143,6 +155,17 @@ impl Metrics {
             if watermarks[i] != i64::MIN {
                 self.watermark.with_label_values(&labels).set(watermarks[i]);
             }
+        }
+    }
+}
+
+impl Metrics {
+    /// Which partitions are idle, and which wait for others.
+    pub(super) fn waiting(&self, partitions: &[PartitionName], clock: &PartitionClock, now: Instant) {
+        for (i, (name, state)) in partitions.iter().zip(clock.partitions()).enumerate() {
+            let labels = [name.topic.as_ref(), &name.partition.to_string()];
+            self.idle.with_label_values(&labels).set(clock.is_idle(i, now).into());
+            self.held.with_label_values(&labels).set(state.held.into());
         }
     }
 }

@@ -72,6 +72,11 @@ pub enum Input {
         /// Path, from the plugins' folder.
         swap: String,
     },
+    /// An epoch without records closes while these partitions are idle; they may be ones that never have a record.
+    Idle {
+        /// Partitions.
+        idle: Vec<usize>,
+    },
 }
 
 /// A record of the input.
@@ -214,8 +219,12 @@ impl Scenario {
             if let Some(now) = segment.now {
                 run.now = now;
                 if segment.records.is_empty() && i + 1 < segments.len() {
-                    run.epoch(&mut core, &[], false, true)?;
+                    let progress = run.progress(&[], false);
+                    run.epoch(&mut core, &[], &progress, true)?;
                 }
+            }
+            if !segment.idle.is_empty() {
+                core = run.idle(core, &segment.idle)?;
             }
             core = run.segment(core, &segment.records, i + 1 == segments.len())?;
         }
@@ -243,6 +252,14 @@ impl Scenario {
                 }
                 Input::Now { now } => {
                     segments.push(Segment { now: Some(*now), ..Segment::default() });
+                    continue;
+                }
+                Input::Idle { idle } => {
+                    // An idle partition without a record is one all the same.
+                    for partition in idle {
+                        offsets.entry(*partition).or_default();
+                    }
+                    segments.push(Segment { idle: idle.clone(), ..Segment::default() });
                     continue;
                 }
                 Input::Value(value) => (0, OwnedRecord { value: Some(value.clone().into_bytes()), ..OwnedRecord::default() }),
@@ -305,6 +322,8 @@ impl RecordInput {
 struct Segment {
     swap: Option<String>,
     now: Option<i64>,
+    /// Partitions that are idle before the records come.
+    idle: Vec<usize>,
     records: Vec<(usize, OwnedRecord)>,
 }
 
@@ -352,37 +371,53 @@ impl Running {
         let epochs: Vec<&[(usize, OwnedRecord)]> = records.chunks(size).collect();
         for (i, epoch) in epochs.iter().enumerate() {
             let finished = last && i + 1 == epochs.len();
-            if self.mode.crash {
-                // Computed, never committed: the process died before.
-                self.epoch(&mut core, epoch, finished, false)?;
-                core = self.restored()?;
-            }
-            self.epoch(&mut core, epoch, finished, true)?;
-            if self.mode.crash {
-                core = self.restored()?;
-            }
+            core = self.committed(core, epoch, &self.progress(&[], finished))?;
         }
         if epochs.is_empty() && last {
-            self.epoch(&mut core, &[], true, true)?;
+            core = self.committed(core, &[], &self.progress(&[], true))?;
         }
         Ok(core)
+    }
+
+    fn idle(&mut self, core: JobCore, idle: &[usize]) -> Result<JobCore, String> {
+        self.committed(core, &[], &self.progress(idle, false))
+    }
+
+    fn progress(&self, idle: &[usize], finished: bool) -> Progress {
+        let count = self.partitions.len();
+        Progress { idle: (0..count).map(|p| idle.contains(&p)).collect(), finished: vec![finished; count] }
+    }
+
+    /// Runs an epoch and commits it; with crashes before and after the commit where the mode has them.
+    fn committed(&mut self, mut core: JobCore, records: &[(usize, OwnedRecord)], progress: &Progress) -> Result<JobCore, String> {
+        if self.mode.crash {
+            // Computed, never committed: the process died before.
+            self.epoch(&mut core, records, progress, false)?;
+            core = self.restored()?;
+        }
+        let before = (core.closed(), core.watermarks().to_vec());
+        self.epoch(&mut core, records, progress, true)?;
+        if self.mode.crash {
+            core = self.restored()?;
+        }
+        let back = core.closed() < before.0 || core.watermarks().iter().zip(&before.1).any(|(now, then)| now < then);
+        if back { Err("a watermark went back".into()) } else { Ok(core) }
     }
 
     fn epoch(
         &mut self,
         core: &mut JobCore,
         records: &[(usize, OwnedRecord)],
-        finished: bool,
+        progress: &Progress,
         commit: bool,
     ) -> Result<(), String> {
         let mut decoder = Decoder::of_plan(&self.plan, &self.partitions);
         let mut starts = vec![EpochStart { now: self.now, ..core.start(FaultPolicy::Isolate) }];
-        let progress = Progress { idle: Vec::new(), finished: vec![finished; self.partitions.len()] };
         for _ in 0..8 {
             let start = starts.remove(0);
             let task = JobCore::run_task(&self.plan, &mut decoder, batches(records), start, &self.limits)
                 .map_err(|(e, _)| e.to_string())?;
-            match core.close(&[task], &progress, FaultPolicy::Isolate).map_err(|e| e.to_string())? {
+            match core.close(&[task], progress, FaultPolicy::Isolate).map_err(|e| e.to_string())? {
                 Outcome::Rerun(again) => starts = again,
                 Outcome::Commit(epoch) => {
                     if commit {

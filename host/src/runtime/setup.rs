@@ -80,6 +80,9 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
     let metrics = Arc::new(Metrics::new(&team, &name).map_err(|e| Error::new(Kind::Internal, e.to_string()))?);
     committer.watch(restoring::watch(format!("{team}/{name}"), Arc::clone(&metrics)));
     let desk = Arc::<Desk>::default();
+    let mut limits = options.limits.clone();
+    limits.max_drift = pipeline.pace.max_drift.or(limits.max_drift);
+    metrics.status.describe(&plan, source.partitions(), &limits);
     let swapper = Swapper::new(pipeline.clone(), Arc::clone(&plan), plugins.clone());
     let watcher = if options.plugins.is_dir() {
         let (watcher, events) =
@@ -96,7 +99,7 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
         swapper: Arc::clone(&swapper),
         source,
         committer,
-        limits: options.limits.clone(),
+        limits,
         workers: options.workers,
         metrics: Arc::clone(&metrics),
         observe_outputs: options.observe_outputs,

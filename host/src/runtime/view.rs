@@ -3,13 +3,14 @@
 //! In: entries of the log (a pane and a key, with a partial state). Out: batches of rows. **Invariant**: entries are only read; what an
 //! aggregate or guest does with them goes nowhere else.
 
-use crate::operator::assigner::Assigner;
+use crate::config::spec::WindowKind;
+use crate::operator::assigner::{Assigner, EVENT_TIME_MAX};
 use crate::operator::fold::accumulator;
 use crate::operator::task::input_schema;
 use crate::output::Change;
-use crate::plan::{Plan, WindowPlan};
+use crate::plan::{Plan, WindowPlan, timestamp_type};
 use crate::state::codec::{CodecError, RowCodec};
-use crate::state::store::{PaneId, split};
+use crate::state::store::split;
 use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -36,29 +37,35 @@ fn corrupt(error: CodecError) -> DataFusionError {
 }
 
 impl View {
-    /// For a plan; none where it has no state.
+    /// For a plan; none where it has no state, or windows of row numbers, whose states tell nothing by themselves.
     ///
     /// # Errors
     /// When an aggregate doesn't say what its state is.
     pub fn new(plan: &Plan) -> Result<Option<Self>> {
-        let Some(window) = &plan.window else { return Ok(None) };
+        let Some(window) = plan.window.as_ref().filter(|w| !matches!(w.kind, WindowKind::Count { .. })) else { return Ok(None) };
         let input = input_schema(plan);
         let key_fields: Vec<Field> = window.keys.iter().map(|k| input.field(*k).as_ref().clone()).collect();
-        let assigner = window.assigner();
-        let is_window = assigner.pane_length() == assigner.duration();
+        let is_window = match window.kind {
+            WindowKind::Hopping { duration, slide } => duration == slide,
+            WindowKind::Calendar { .. } => true,
+            _ => false,
+        };
         let names = if is_window { ["window_start", "window_end"] } else { ["pane_start", "pane_end"] };
         let result = window.result.fields();
-        let values = key_fields.len() + 2;
+        let visible = window.aggregates.len() - window.hidden;
+        let last = result.len() - usize::from(window.plugin_versions.is_some());
+        let values: Vec<Field> = result[last - visible..last].iter().map(|f| f.as_ref().clone()).collect();
         let mut fields: Vec<Field> = key_fields.clone();
-        fields.extend(names.iter().zip(&result[key_fields.len()..]).map(|(n, f)| f.as_ref().clone().with_name(*n)));
-        fields.extend(result[values..values + window.aggregates.len()].iter().map(|f| f.as_ref().clone()));
+        fields.extend(names.map(|name| Field::new(name, timestamp_type(), true)));
+        fields.extend(values.iter().cloned());
         let (mut widths, mut state_types) = (Vec::new(), Vec::new());
         let mut seen: HashSet<String> = fields.iter().map(|f| f.name().clone()).collect();
-        for (aggregate, value) in window.aggregates.iter().zip(&result[values..]) {
+        for (i, aggregate) in window.aggregates.iter().enumerate() {
+            let value = values.get(i).map_or(aggregate.function.name(), |v| v.name());
             let state = aggregate.function.state_fields()?;
             widths.push(state.len());
             for field in state {
-                let mut name = format!("{}[{}]", value.name(), short(field.name()));
+                let mut name = format!("{value}[{}]", short(field.name()));
                 while !seen.insert(name.clone()) {
                     name.push('\'');
                 }
@@ -69,7 +76,7 @@ impl View {
         let key_types = key_fields.iter().map(|f| f.data_type().clone()).collect();
         Ok(Some(Self {
             window: window.clone(),
-            assigner,
+            assigner: window.assigner(),
             keys: RowCodec::new("key", key_types),
             states: RowCodec::new("state", state_types),
             widths,
@@ -81,11 +88,6 @@ impl View {
     /// Columns of [`View::slots`]: keys, start and end of the pane (or window, where they are the same), finished values, state columns.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
-    }
-
-    /// Length of a pane, milliseconds.
-    pub fn pane_length(&self) -> i64 {
-        self.assigner.pane_length()
     }
 
     /// Names and types of the keys.
@@ -128,20 +130,23 @@ impl View {
         let states = self.states.decode(parts.iter().map(|p| p.2)).map_err(corrupt)?;
         let groups: Vec<usize> = (0..parts.len()).collect();
         let values = if finished { Some(self.finish(&states, &groups, parts.len())?) } else { None };
-        let starts: Vec<i64> = parts.iter().map(|p| p.0.start).collect();
+        let bounds: Vec<(i64, i64)> = parts.iter().map(|p| self.assigner.pane_bounds(p.0)).collect();
         let keys = parts.iter().map(|p| p.1);
-        self.batch(keys, &starts, self.assigner.pane_length(), values, states, &self.schema)
+        self.batch(keys, &bounds, values, states, &self.schema)
     }
 
-    /// One row a window of one key that is still open, by start: the merge of its panes.
+    /// One row a window of one key that is still open, by start: the merge of its panes. Of sessions one row a slice.
     ///
     /// # Errors
     /// As [`View::slots`].
     pub fn windows(&self, entries: &[Change], closed: i64) -> Result<RecordBatch> {
-        let mut windows: BTreeMap<i64, Vec<&Change>> = BTreeMap::new();
+        if let Assigner::Session(_) = self.assigner {
+            return self.slots(entries, true);
+        }
+        let mut windows: BTreeMap<(i64, i64), Vec<&Change>> = BTreeMap::new();
         for entry in entries {
-            let (pane, _): (PaneId, _) = split(&entry.key).map_err(corrupt)?;
-            for window in self.assigner.windows(pane).filter(|w| self.assigner.closes_at(*w) > closed) {
+            let (pane, _) = split(&entry.key).map_err(corrupt)?;
+            for window in self.assigner.open_windows(pane, closed) {
                 windows.entry(window).or_default().push(entry);
             }
         }
@@ -150,7 +155,7 @@ impl View {
         let states = self.states.decode(stored).map_err(corrupt)?;
         let values = self.finish(&states, &groups, windows.len())?;
         let states = self.merge(&states, &groups, windows.len(), |a| a.state(EmitTo::All))?.concat();
-        let starts: Vec<i64> = windows.keys().copied().collect();
+        let bounds: Vec<(i64, i64)> = windows.keys().copied().collect();
         let mut keys = Vec::new();
         for entry in windows.values().filter_map(|e| e.first()) {
             keys.push(split(&entry.key).map_err(corrupt)?.1);
@@ -160,24 +165,25 @@ impl View {
             let field = &mut fields[self.key_fields.len() + i];
             *field = field.clone().with_name(name);
         }
-        self.batch(keys.into_iter(), &starts, self.assigner.duration(), Some(values), states, &Arc::new(Schema::new(fields)))
+        self.batch(keys.into_iter(), &bounds, Some(values), states, &Arc::new(Schema::new(fields)))
     }
 
     fn batch<'a>(
         &self,
         keys: impl Iterator<Item = &'a [u8]>,
-        starts: &[i64],
-        length: i64,
+        bounds: &[(i64, i64)],
         values: Option<Vec<ArrayRef>>,
         states: Vec<ArrayRef>,
         schema: &SchemaRef,
     ) -> Result<RecordBatch> {
         let mut columns = self.keys.decode(keys).map_err(corrupt)?;
-        columns.push(Arc::new(TimestampMillisecondArray::from_iter_values(starts.iter().copied())));
-        columns.push(Arc::new(TimestampMillisecondArray::from_iter_values(starts.iter().map(|s| s.saturating_add(length)))));
-        let aggregates = self.window.aggregates.len();
+        // A global window has no bounds.
+        let shown = |ms: i64| (-EVENT_TIME_MAX..=EVENT_TIME_MAX).contains(&ms).then_some(ms);
+        columns.push(Arc::new(bounds.iter().map(|b| shown(b.0)).collect::<TimestampMillisecondArray>()));
+        columns.push(Arc::new(bounds.iter().map(|b| shown(b.1)).collect::<TimestampMillisecondArray>()));
+        let aggregates = self.window.aggregates.len() - self.window.hidden;
         let of_values = &schema.fields()[columns.len()..columns.len() + aggregates];
-        let none = || of_values.iter().map(|f| arrow::array::new_null_array(f.data_type(), starts.len())).collect();
+        let none = || of_values.iter().map(|f| arrow::array::new_null_array(f.data_type(), bounds.len())).collect();
         columns.extend(values.unwrap_or_else(none));
         columns.extend(states);
         let fit = |(column, field): (ArrayRef, &Arc<Field>)| -> Result<ArrayRef> {
@@ -194,7 +200,9 @@ impl View {
     }
 
     fn finish(&self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<Vec<ArrayRef>> {
-        self.merge(states, groups, total, |a| a.evaluate(EmitTo::All))
+        let mut values = self.merge(states, groups, total, |a| a.evaluate(EmitTo::All))?;
+        values.truncate(self.window.aggregates.len() - self.window.hidden);
+        Ok(values)
     }
 
     /// Merges states into fresh accumulators by group, and takes `out` of each.

@@ -12,7 +12,7 @@ use crate::operator::task::EpochTask;
 use crate::plan::Plan;
 use crossbeam_channel::{Receiver, Sender};
 use datafusion::error::DataFusionError;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,10 @@ pub struct Run {
     pub start: EpochStart,
     /// Until then, or until the bounds in rows and bytes.
     pub deadline: Instant,
+    /// Partitions that are not to be read: see [`Reader::hold`].
+    pub held: Arc<[bool]>,
+    /// All partitions of this worker are held or finished: it does not wait for the deadline.
+    pub rest: bool,
 }
 
 /// An epoch that ran.
@@ -39,6 +43,8 @@ pub struct Ran {
     pub task: Result<TaskEpoch, (DataFusionError, Vec<RawBatch>)>,
     /// Partitions that stand at their end.
     pub at_end: BTreeSet<usize>,
+    /// The offset of the end, of those for which the source told it.
+    pub end_offsets: BTreeMap<usize, i64>,
     /// Partitions that had records.
     pub active: BTreeSet<usize>,
     /// Partitions that are finished.
@@ -73,6 +79,7 @@ fn run_epoch(worker: usize, reader: &mut dyn Reader, decoder: &mut Decoder, limi
         plan: run.plan,
         task: Err((DataFusionError::Internal("the epoch has not run".into()), Vec::new())),
         at_end: BTreeSet::new(),
+        end_offsets: BTreeMap::new(),
         active: BTreeSet::new(),
         finished: Vec::new(),
         skipped: 0,
@@ -85,9 +92,10 @@ fn run_epoch(worker: usize, reader: &mut dyn Reader, decoder: &mut Decoder, limi
             return ran;
         }
     };
+    reader.hold(&run.held);
     loop {
         let left = run.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || task.rows() >= limits.epoch_rows || task.bytes() >= limits.epoch_bytes {
+        if run.rest || left.is_zero() || task.rows() >= limits.epoch_rows || task.bytes() >= limits.epoch_bytes {
             break;
         }
         let rows = limits.batch_rows.min(limits.epoch_rows - task.rows());
@@ -120,6 +128,7 @@ fn take_in(task: &mut EpochTask<'_>, polled: Polled, ran: &mut Ran) -> Result<()
         ran.active.insert(batch.partition);
     }
     ran.at_end.extend(polled.at_end);
+    ran.end_offsets.extend(polled.end_offsets);
     ran.finished.extend(polled.finished);
     let mut batches = polled.batches.into_iter();
     while let Some(batch) = batches.next() {

@@ -1,4 +1,6 @@
-//! HTTP for people and Prometheus: `/metrics`, `/plugins`, `/savepoint`, `/healthz`. Read-only.
+//! HTTP for people and Prometheus: `/metrics`, `/plugins`, `/why`, `/savepoint`, `/healthz`. Read-only.
+//!
+//! On a thread of its own, and of what the job's threads left there: it answers while the job waits for a broker.
 
 use crate::error::{Error, Kind};
 use crate::runtime::desk::{Desk, DeskError};
@@ -22,10 +24,11 @@ pub fn serve(address: SocketAddr, metrics: Arc<Metrics>, swapper: Arc<Swapper>, 
     listener.set_nonblocking(true).map_err(taken)?;
     let bound = listener.local_addr().map_err(taken)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(taken)?;
-    let of_plugins = Arc::clone(&swapper);
+    let (of_plugins, of_why) = (Arc::clone(&swapper), Arc::clone(&metrics));
     let router = axum::Router::new()
         .route("/metrics", get(move || async move { render(&metrics, &swapper) }))
-        .route("/plugins", get(move || async move { plugins(&of_plugins) }))
+        .route("/plugins", get(move || async move { json(&of_plugins.statuses()) }))
+        .route("/why", get(move || async move { json(&of_why.status.why()) }))
         .route("/savepoint", get(move |query: RawQuery| savepoint(Arc::clone(&desk), query)))
         .route("/healthz", get(|| async { "ok\n" }));
     std::thread::spawn(move || {
@@ -51,8 +54,8 @@ fn render(metrics: &Metrics, swapper: &Swapper) -> impl IntoResponse + use<> {
     }
 }
 
-fn plugins(swapper: &Swapper) -> impl IntoResponse + use<> {
-    match serde_json::to_string(&swapper.statuses()) {
+fn json<T: serde::Serialize>(value: &T) -> impl IntoResponse + use<T> {
+    match serde_json::to_string(value) {
         Ok(body) => (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string()),
     }

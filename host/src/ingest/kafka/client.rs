@@ -125,6 +125,11 @@ impl Client {
         self.consumer.fetch_watermarks(&self.topic, partition, TRY).ok()
     }
 
+    /// The end offset of a partition, asked of its leader within `wait`; none when there is no answer.
+    pub(super) fn end_within(&self, partition: i32, wait: Duration) -> Option<i64> {
+        self.consumer.fetch_watermarks(&self.topic, partition, wait).ok().map(|(_, end)| end)
+    }
+
     /// Looks, now and then, whether the topic still exists: librdkafka itself is silent about one that was deleted. To be called when
     /// nothing comes.
     ///

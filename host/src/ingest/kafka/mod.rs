@@ -11,7 +11,7 @@ mod reader;
 mod start;
 
 use super::start::StartFrom;
-use super::{IngestError, OpenOptions, Reader, Source};
+use super::{EndQuery, IngestError, OpenOptions, Reader, Source};
 use crate::config::spec::{KafkaSourceSpec, StartingOffsets};
 use crate::element::PartitionName;
 use crate::limits::KAFKA_ASK;
@@ -139,5 +139,30 @@ impl Source for KafkaSource {
             *end = queue::cached_end(&self.client, name.partition).unwrap_or(*end);
         }
         self.ends.clone()
+    }
+
+    fn end_query(&mut self) -> Option<Box<dyn EndQuery>> {
+        let numbers = self.partitions.iter().map(|p| p.partition).collect();
+        Some(Box::new(KafkaEnds { client: Arc::clone(&self.client), numbers }))
+    }
+}
+
+/// How long the leader of a partition may take to say where it ends.
+const END_WAIT: Duration = Duration::from_secs(1);
+
+/// Asks the leaders of partitions where they end.
+struct KafkaEnds {
+    client: Arc<Client>,
+    /// Number of each partition within the topic.
+    numbers: Vec<i32>,
+}
+
+impl EndQuery for KafkaEnds {
+    fn end(&mut self, partition: usize) -> Option<i64> {
+        let number = *self.numbers.get(partition)?;
+        // The answer is the end of what may be read: where only committed records are, those of a transaction that is still open lie behind
+        // it. The last fetch told the end with them; that the leader answers says that fetches come through.
+        let stable = self.client.end_within(number, END_WAIT)?;
+        Some(queue::cached_end(&self.client, number).map_or(stable, |end| end.max(stable)))
     }
 }

@@ -52,11 +52,13 @@ pub(super) struct KafkaReader {
     client: Arc<Client>,
     fail_on_data_loss: bool,
     next: usize,
+    /// By index among the source's partitions: their queues are left as they are, and librdkafka stops fetching where they are full.
+    held: Vec<bool>,
 }
 
 impl KafkaReader {
     pub(super) fn new(places: Vec<Place>, waker: Arc<Waker>, client: Arc<Client>, fail_on_data_loss: bool) -> Self {
-        Self { places, waker, client, fail_on_data_loss, next: 0 }
+        Self { places, waker, client, fail_on_data_loss, next: 0, held: Vec::new() }
     }
 
     /// One round over the partitions, without waiting.
@@ -68,7 +70,7 @@ impl KafkaReader {
         let mut served = 0;
         for i in 0..count {
             let place = &mut self.places[(self.next + i) % count];
-            if left > 0 {
+            if left > 0 && self.held.get(place.index) != Some(&true) {
                 let records = place.take(turn.min(left), &self.client)?;
                 served = i + 1;
                 left -= records.messages.len();
@@ -103,6 +105,10 @@ impl Reader for KafkaReader {
             }
             self.waker.wait(left.min(NAP));
         }
+    }
+
+    fn hold(&mut self, held: &[bool]) {
+        self.held = held.to_vec();
     }
 }
 
@@ -198,6 +204,7 @@ impl Place {
             }
         } else if std::mem::take(&mut self.at_end) {
             polled.at_end.push(self.index);
+            polled.end_offsets.push((self.index, self.position));
         }
         Ok(())
     }

@@ -153,6 +153,28 @@ impl Assigner {
         }
     }
 
+    /// Start and end of a pane; of row numbers where windows are counted.
+    pub fn pane_bounds(&self, pane: PaneId) -> (i64, i64) {
+        match self {
+            Self::Aligned(windows) => windows.pane(pane.start),
+            Self::Session(session) => (pane.start, pane.start.saturating_add(session.gap())),
+            Self::Count(_) => (pane.start, pane.start),
+        }
+    }
+
+    /// Start and end of the windows over `pane` that `closed` has not closed, ascending; none where windows are a key's own.
+    pub fn open_windows(&self, pane: PaneId, closed: i64) -> Vec<(i64, i64)> {
+        let Self::Aligned(windows) = self else { return Vec::new() };
+        let windows = windows.as_ref();
+        windows_of(windows, pane).filter(|w| windows.closes_at(*w) > closed).map(|w| windows.bounds(w)).collect()
+    }
+
+    /// The watermark that closes the first window over `pane` that `closed` has not closed; none where windows are a key's own.
+    pub fn next_close(&self, pane: PaneId, closed: i64) -> Option<i64> {
+        let Self::Aligned(windows) = self else { return None };
+        windows_of(windows.as_ref(), pane).map(|w| windows.closes_at(w)).find(|at| *at > closed)
+    }
+
     /// The watermark from which on a row of `time` is late for all its windows.
     pub fn late_from(&self, time: i64) -> i64 {
         match self {
