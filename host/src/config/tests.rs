@@ -119,6 +119,29 @@ fn secrets_come_from_the_environment_and_are_never_shown() {
 }
 
 #[test]
+fn how_partitions_wait_for_each_other() {
+    let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
+    let future = |p: &Pipeline| match &p.operations[1].value {
+        Operation::WindowAggregate(window) => window.max_future,
+        _ => panic!(),
+    };
+    let pipeline = load_text(PRINTED, &[]).unwrap();
+    assert_eq!((pipeline.pace, future(&pipeline)), (spec::PaceSpec::default(), day));
+    let sets = [
+        ("source.parameters.idleAfter", "1.minute"),
+        ("source.parameters.maxDrift", "1.day"),
+        ("pipeline[1].window.maxFuture", "0s"),
+    ];
+    let pipeline = load_text(PRINTED, &sets).unwrap();
+    assert_eq!((pipeline.pace.idle_after, pipeline.pace.max_drift), (Some(minute), Some(day)));
+    assert_eq!(future(&pipeline), Duration::ZERO);
+    let error = load_text(PRINTED, &[("source.parameters.maxDrift", "0s")]).unwrap_err();
+    assert!(error.contains("`maxDrift` must be longer than 0"), "{error}");
+    let error = load_text(PRINTED, &[("source.parameters.idleafter", "1s")]).unwrap_err();
+    assert!(error.contains("did you mean `idleAfter`?"), "{error}");
+}
+
+#[test]
 fn windows_that_cannot_be() {
     for (slide, says) in [("0s", "longer than 0"), ("6.minutes", "rows between two windows"), ("7ms", "more than 100000 panes")] {
         let error = load_text(PRINTED, &[("pipeline[1].window.slideDuration", slide)]).unwrap_err();

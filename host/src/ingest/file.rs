@@ -270,6 +270,23 @@ mod tests {
     }
 
     #[test]
+    fn a_held_file_waits_and_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.jsonl"), "a1\n").unwrap();
+        std::fs::write(dir.path().join("b.jsonl"), "b1\nb2\n").unwrap();
+        let mut source = FileSource::open(dir.path().join("*.jsonl").to_str().unwrap()).unwrap();
+        let mut reader = source.readers(&[0, 0], 1).unwrap().remove(0);
+        let mut read = |held: &[bool], polls: usize| {
+            reader.hold(held);
+            let polled: Vec<Polled> = (0..polls).map(|_| reader.poll(1, Duration::ZERO).unwrap()).collect();
+            polled.iter().flat_map(|p| p.batches.iter().map(|b| b.partition)).collect::<Vec<_>>()
+        };
+        assert_eq!(read(&[true, false], 3), [1, 1]);
+        assert!(read(&[true, true], 2).is_empty());
+        assert_eq!(read(&[], 2), [0]);
+    }
+
+    #[test]
     fn what_is_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let text = |path: &str| FileSource::open(dir.path().join(path).to_str().unwrap()).err().unwrap().to_string();

@@ -97,6 +97,7 @@ pub(super) struct Driver<'a> {
 impl Driver<'_> {
     pub(super) fn drive(&mut self, control: &Control, observer: Observer<'_>, total: &mut Counts) -> Result<End, Break> {
         self.read_clock();
+        self.metrics.status.phase(Phase::Running);
         self.start_next(&[]);
         let mut looked: Option<Instant> = None;
         loop {

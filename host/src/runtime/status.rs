@@ -38,7 +38,7 @@ pub(super) struct Seen<'a> {
     pub(super) clock: &'a PartitionClock,
     /// End of each partition, where it was asked for.
     pub(super) ends: Vec<i64>,
-    /// What is open, where it was looked for.
+    /// What is open, where it was looked for; sizes of state are taken then too, so that they fit.
     pub(super) windows: Option<OpenWindows>,
     /// Whether the two above were.
     pub(super) looked: bool,
@@ -123,9 +123,8 @@ impl JobStatus {
         };
         inner.partitions = seen.clock.partitions().iter().enumerate().map(partition).collect();
         inner.closed = Some(seen.core.closed()).filter(|c| *c != i64::MIN);
-        inner.state = seen.core.state_size();
         if seen.looked {
-            inner.windows = seen.windows;
+            (inner.windows, inner.state) = (seen.windows, seen.core.state_size());
         }
         inner.seen_at = Some(seen.now);
     }

@@ -146,7 +146,9 @@ impl Why {
             inner.partitions.iter().enumerate().map(|(i, seen)| partition(inner, i, seen, &since)).collect();
         let open = |p: &&usize| !["idle", "finished"].contains(&partitions[**p].state.as_str());
         let numbers: Vec<usize> = (0..partitions.len()).collect();
-        let held_back_by = numbers.iter().filter(open).min_by_key(|p| partitions[**p].watermark.unwrap_or(i64::MIN)).copied();
+        let waits = inner.settings.out_of_orderness_ms.is_some();
+        let held_back_by =
+            numbers.iter().filter(|_| waits).filter(open).min_by_key(|p| partitions[**p].watermark.unwrap_or(i64::MIN)).copied();
         let windows = inner.settings.out_of_orderness_ms.map(|_| WindowsWhy {
             panes: inner.windows.map_or(0, |w| w.panes),
             slots: inner.state.0,
