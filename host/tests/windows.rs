@@ -3,6 +3,8 @@
 //!
 //! `KINDLING_SEED=n` runs one seed; a failure prints it.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 use kindling::config::spec::TimestampFormat;
 use kindling::config::{LoadOptions, load_str};
 use kindling::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
