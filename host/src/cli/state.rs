@@ -119,7 +119,12 @@ pub fn state(command: &StateCommand) -> Result<(), Error> {
 
 fn view(plan: &Plan) -> Result<View, Error> {
     let view = View::new(plan).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-    view.ok_or_else(|| Error::new(Kind::Config, "the pipeline has no operator whose state can be shown: no window_aggregate, or one of count windows"))
+    view.ok_or_else(|| {
+        Error::new(
+            Kind::Config,
+            "the pipeline has no operator whose state can be shown: no window_aggregate, or one of count windows",
+        )
+    })
 }
 
 fn of_rows(error: &DataFusionError) -> Error {
@@ -180,7 +185,12 @@ fn ls(args: &LsArgs) -> Result<(), Error> {
         let mut table = table(["pane from", "to", "keys", "bytes"]);
         for ((start, from), size) in panes.iter().take(PANES_SHOWN) {
             let part = if from > start { format!(" (rows for windows from {})", time(*from)) } else { String::new() };
-            table.add_row([format!("{}{part}", time(*start)), time(end(*start, *from)), grouped(size.slots), grouped(size.bytes)]);
+            table.add_row([
+                format!("{}{part}", time(*start)),
+                time(end(*start, *from)),
+                grouped(size.slots),
+                grouped(size.bytes),
+            ]);
         }
         if !panes.is_empty() {
             say!("{table}");
