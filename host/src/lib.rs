@@ -14,7 +14,7 @@
 //! - [`cli`]: the `kindling` command.
 //!
 //! A layer uses only those to its right: cli, server -> runtime -> plan -> ingest, operator, output -> plugin, state ->
-//! element, time, error, limits.
+//! element, time, error, limits, ask, release.
 
 pub mod ask;
 pub mod cli;
@@ -27,6 +27,7 @@ pub mod operator;
 pub mod output;
 pub mod plan;
 pub mod plugin;
+pub mod release;
 pub mod runtime;
 pub mod server;
 pub mod state;

@@ -10,6 +10,7 @@ use crate::limits::STATE_SHARDS;
 use crate::output::files::CLAIMS;
 use crate::output::local::read_meta;
 use crate::output::{Change, CommitError, Meta, RestoreProgress, RestoreStep, topics};
+use crate::release::Later;
 use crate::state::tree::Tree;
 use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -154,7 +155,7 @@ impl ClientContext for Quiet {
 impl ConsumerContext for Quiet {}
 
 struct Reader<'a> {
-    consumer: BaseConsumer<Quiet>,
+    consumer: Later<BaseConsumer<Quiet>>,
     tree: &'a Tree,
     changelog: &'a str,
     changes: Vec<Change>,
@@ -217,7 +218,7 @@ impl<'a> Reader<'a> {
         for (partition, (first, _)) in &mut ranges {
             *first = from.offsets.get(partition).copied().unwrap_or(0).max(*first);
         }
-        let place = from.clone();
+        let (place, consumer) = (from.clone(), Later::new(consumer));
         Ok(Self { consumer, tree, changelog, changes: Vec::new(), stored: None, place, from, open, ranges, read: 0 })
     }
 

@@ -1,6 +1,7 @@
 //! Topics and client settings that sinks share.
 
 use crate::output::CommitError;
+use crate::release::Later;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -52,7 +53,7 @@ pub fn create_with(
     if leaders(&probe, topic).is_some() {
         return Ok(());
     }
-    let admin: AdminClient<DefaultClientContext> = config.create().map_err(bad)?;
+    let admin: Later<AdminClient<DefaultClientContext>> = Later::new(config.create().map_err(bad)?);
     let count = partitions.map_or(-1, |n| i32::try_from(n).unwrap_or(i32::MAX));
     let mut new = NewTopic::new(topic, count, TopicReplication::Fixed(-1));
     for (name, value) in settings {
@@ -140,7 +141,7 @@ pub fn check(
              program? Then give the job another name. If nothing in it is needed: delete it, and the job makes it anew"
         )));
     }
-    let admin: AdminClient<DefaultClientContext> = config.create().map_err(bad)?;
+    let admin: Later<AdminClient<DefaultClientContext>> = Later::new(config.create().map_err(bad)?);
     let options = AdminOptions::new().request_timeout(Some(PATIENCE));
     let described = futures_executor(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options));
     let described = described.map_err(|e| unreachable(properties, &format!("topic {topic}"), &e))?;

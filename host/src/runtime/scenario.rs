@@ -3,6 +3,9 @@
 //! A scenario is run as written, at batch size 1, in epochs of one row, over several partitions, and with a crash and a restore at every
 //! epoch: once before the commit (the epoch never happened) and once after it.
 
+mod compare;
+
+use self::compare::{in_order, matched, same, table, values};
 use crate::config::spec::OutputMode;
 use crate::config::{self, LoadOptions};
 use crate::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
@@ -16,7 +19,7 @@ use crate::plugin::{Plugin, PluginSet, compatible};
 use crate::runtime::core::{JobCore, Outcome, OutputFormat, Progress};
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -456,65 +459,4 @@ impl Log {
         self.late.extend(epoch.late);
         self.rejects.extend(epoch.rejects);
     }
-}
-
-fn values(records: &[OutRecord]) -> Result<Vec<Value>, String> {
-    records.iter().map(|r| serde_json::from_slice(&r.value).map_err(|e| format!("output is not JSON: {e}"))).collect()
-}
-
-/// What a reader of upserts has in the end: the last record of each key. A final one must be the last.
-fn table(records: Vec<OutRecord>) -> Result<Vec<OutRecord>, String> {
-    let mut rows: BTreeMap<Option<Vec<u8>>, OutRecord> = BTreeMap::new();
-    for record in records {
-        let text = String::from_utf8_lossy(&record.value).into_owned();
-        if let Some(old) = rows.get(&record.key)
-            && serde_json::from_slice::<Value>(&old.value).is_ok_and(|v| v["isFinal"] == Value::Bool(true))
-        {
-            return Err(format!("after a final result came another of its key: {text}"));
-        }
-        match record.is_tombstone {
-            true => drop(rows.remove(&record.key)),
-            false => drop(rows.insert(record.key.clone(), record)),
-        }
-    }
-    Ok(rows.into_values().collect())
-}
-
-fn in_order(want: &[Value], got: &[Value], tolerance: f64) -> Result<(), String> {
-    if want.len() == got.len() && want.iter().zip(got).all(|(w, g)| same(w, g, tolerance)) {
-        return Ok(());
-    }
-    let lines = |values: &[Value]| values.iter().map(Value::to_string).collect::<Vec<_>>().join("\n    ");
-    Err(format!("revisions: expected\n    {}\n  got\n    {}", lines(want), lines(got)))
-}
-
-/// Equal, numbers within a relative tolerance.
-fn same(want: &Value, got: &Value, tolerance: f64) -> bool {
-    match (want, got) {
-        (Value::Number(a), Value::Number(b)) => {
-            let (x, y) = (a.as_f64().unwrap_or(f64::NAN), b.as_f64().unwrap_or(f64::NAN));
-            a == b || (x - y).abs() <= tolerance * x.abs() || x == y
-        }
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b, tolerance)),
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b, tolerance)))
-        }
-        _ => want == got,
-    }
-}
-
-/// Each wanted value has one of its own among those that came, and none is left over.
-fn matched(what: &str, want: &[Value], mut got: Vec<Value>, fits: impl Fn(&Value, &Value) -> bool) -> Result<(), String> {
-    let mut missing = Vec::new();
-    for value in want {
-        match got.iter().position(|g| fits(value, g)) {
-            Some(i) => drop(got.swap_remove(i)),
-            None => missing.push(value.to_string()),
-        }
-    }
-    if missing.is_empty() && got.is_empty() {
-        return Ok(());
-    }
-    let extra: Vec<String> = got.iter().map(Value::to_string).collect();
-    Err(format!("{what}: missing [{}], not expected [{}]", missing.join("\n    "), extra.join("\n    ")))
 }

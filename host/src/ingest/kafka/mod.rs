@@ -15,6 +15,7 @@ use super::{EndQuery, IngestError, OpenOptions, Reader, Source};
 use crate::config::spec::{KafkaSourceSpec, StartingOffsets};
 use crate::element::PartitionName;
 use crate::limits::KAFKA_ASK;
+use crate::release::Later;
 use client::Client;
 use queue::{PartitionQueue, Waker};
 use reader::{KafkaReader, Place};
@@ -106,7 +107,7 @@ impl Source for KafkaSource {
     fn readers(&mut self, positions: &[i64], readers: usize) -> Result<Vec<Box<dyn Reader>>, IngestError> {
         // A client of its own each time: nothing that an earlier one fetched can come through.
         let config = properties::config(&self.spec.properties, &self.group, self.partitions.len())?;
-        self.client = Arc::new(Client::new(&config, &self.spec.topic)?);
+        drop(Later::new(std::mem::replace(&mut self.client, Arc::new(Client::new(&config, &self.spec.topic)?))));
         let watermarks = self.watermarks(positions)?;
         if self.until_end && self.bounds.is_none() {
             self.bounds = Some(watermarks.iter().map(|w| w.1).collect());
