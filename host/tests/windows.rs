@@ -171,7 +171,7 @@ fn restored(plan: &Arc<Plan>, names: &[PartitionName], log: &Log) -> JobCore {
 /// Runs the rows in epochs of random size, with crashes.
 fn run(plan: &Arc<Plan>, partitions: &[Vec<Row>], random: &mut Random) -> Log {
     let names: Vec<_> = (0..partitions.len()).map(|p| PartitionName { topic: "t".into(), partition: p as i32 }).collect();
-    let mut decoder = Decoder::new(&plan.decode, &names);
+    let mut decoder = Decoder::of_plan(plan, &names);
     let mut log = Log::default();
     let mut core = restored(plan, &names, &log);
     let mut at = vec![0; partitions.len()];

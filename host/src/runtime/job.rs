@@ -198,7 +198,7 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
         for (worker, reader) in readers.into_iter().enumerate() {
             let (command, inbox) = bounded::<Run>(1);
             commands.push(command);
-            let decoder = Decoder::of_plan(&plan, &partitions);
+            let decoder = Decoder::of_plan(plan, &partitions);
             let (limits, results) = (&limits, result_in.clone());
             scope.spawn(move || work(worker, reader, decoder, limits, &inbox, &results));
         }
@@ -208,7 +208,7 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
         }
         scope.spawn(move || commit_loop(committer.as_mut(), &commits, &ack_in));
         let mut driver = Driver {
-            decoder: Decoder::of_plan(&plan, &partitions),
+            decoder: Decoder::of_plan(plan, &partitions),
             current: Arc::clone(plan),
             probation: None,
             core,

@@ -145,7 +145,7 @@ impl Decoder {
         Self { tests: plan.prefilter.clone(), event_time, ..Self::new(&plan.decode, partitions) }
     }
 
-    /// A decoder of `fields` for records of `partitions`.
+    /// A decoder of `fields` for records of `partitions`, by itself: it leaves nothing out and tells no event times, which a task needs.
     pub fn new(fields: &[DecodeField], partitions: &[PartitionName]) -> Self {
         Self {
             schema: decoded_schema(fields),
@@ -203,7 +203,6 @@ impl Decoder {
     }
 
     /// Fills the cells of one record; gives the texts of its key and value, which cells point into. None where it fails a test.
-    #[expect(clippy::type_complexity, reason = "the two texts of a record, or a fault")]
     fn read<'a>(
         &mut self,
         raw: &RawBatch,

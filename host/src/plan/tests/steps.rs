@@ -135,7 +135,8 @@ fn output_types_can_be_written() {
 fn the_decoder_tests_what_a_filter_says_of_texts() {
     use crate::plan::TextMatch::{self, Equals, Prefix};
     let text = |t: &str| Equals(t.to_owned());
-    let cases: [(&str, Vec<(&str, Vec<TextMatch>)>); 14] = [
+    type Tests = Vec<(&'static str, Vec<TextMatch>)>;
+    let cases: [(&str, Tests); 14] = [
         ("name = 'a'", vec![("name", vec![text("a")])]),
         ("'a' = name", vec![("name", vec![text("a")])]),
         ("name IN ('a', 'b', 'c', 'd', 'e')", vec![("name", ["a", "b", "c", "d", "e"].map(text).to_vec())]),
