@@ -348,6 +348,8 @@ pub struct AggregationSpec {
     pub arguments: Vec<Placed<Constant>>,
     /// Only distinct values.
     pub distinct: bool,
+    /// Columns whose order, ascending, says which row is first and which last; none: rows as they come.
+    pub order_by: Vec<Placed<String>>,
     /// Only rows for which this SQL expression is true.
     pub filter: Option<Placed<String>>,
     /// Name of the result.

@@ -6,15 +6,16 @@ use super::{AggregatePlan, WindowPlan, timestamp_type};
 use crate::config::spec::{AggregationSpec, Emit, Place, Placed, WindowAggregateSpec, WindowKind};
 use crate::limits::ROW_COLUMN;
 use crate::plugin::FunctionKind;
+use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::functions_aggregate::min_max::{max_udaf, min_udaf};
 use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::{AggregateUDF, Expr, cast, lit};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ struct Draft<'a> {
     spec: &'a AggregationSpec,
     udf: Arc<AggregateUDF>,
     arguments: Vec<Argument>,
+    /// Columns that rows are ordered by.
+    order: Vec<usize>,
     filter: Option<usize>,
 }
 
@@ -213,6 +216,7 @@ fn draft<'a>(
         Some(text) => Some(planner.predicate(text, stage.schema())?),
     };
     let (udf, columns) = (udf?, columns.into_iter().collect::<Option<Vec<_>>>()?);
+    let order = order(planner, stage, spec, &udf, inputs)?;
     let mut constants: Vec<ScalarValue> = spec.arguments.iter().map(|a| constant(&a.value)).collect();
     if columns.is_empty() && constants.is_empty() {
         if udf.name() != "count" {
@@ -253,7 +257,25 @@ fn draft<'a>(
         }
     }
     let filter = filter.map(|f| inputs.index(cast(f, DataType::Boolean), &format!("__where{number}")));
-    Some(Draft { spec, udf, arguments, filter })
+    Some(Draft { spec, udf, arguments, order, filter })
+}
+
+/// The columns of `orderBy`: for aggregates that keep the first or last row whatever order rows come in, since partial states are merged in any.
+fn order(
+    planner: &mut Planner<'_>,
+    stage: &Stage,
+    spec: &AggregationSpec,
+    udf: &AggregateUDF,
+    inputs: &mut Inputs,
+) -> Option<Vec<usize>> {
+    if let Some(first) = spec.order_by.first().filter(|_| !udf.order_sensitivity().is_beneficial()) {
+        let text = format!("`{}` takes no `orderBy`; first_value and last_value do", spec.reducer.value);
+        planner.fault(first.place, text);
+        return None;
+    }
+    let columns: Vec<_> = spec.order_by.iter().map(|c| planner.column(c, stage.schema())).collect();
+    let columns = columns.into_iter().collect::<Option<Vec<_>>>()?;
+    Some(columns.into_iter().zip(&spec.order_by).map(|(c, name)| inputs.index(c.expr, &name.value)).collect())
 }
 
 /// The aggregate of a name.
@@ -288,10 +310,14 @@ fn function(planner: &mut Planner<'_>, draft: &Draft<'_>, input: &SchemaRef) -> 
         }
     };
     let spec = draft.spec;
+    // Nulls first: a row without the column that rows are ordered by is the last only where there is no other.
+    let options = SortOptions { descending: false, nulls_first: true };
+    let order = draft.order.iter().map(|i| PhysicalSortExpr::new(physical(&Argument::Column(*i)), options)).collect();
     let made = AggregateExprBuilder::new(Arc::clone(&draft.udf), draft.arguments.iter().map(physical).collect())
         .schema(Arc::clone(input))
         .alias(&spec.output.value)
         .with_distinct(spec.distinct)
+        .order_by(order)
         .build();
     let tried = made.and_then(|f| {
         if f.groups_accumulator_supported() {
@@ -354,8 +380,11 @@ fn describe(planner: &Planner<'_>, layout: &mut String, draft: &Draft<'_>, funct
             Argument::Column(_) => None,
         })
         .collect();
-    let _ =
-        write!(layout, "\n{}: {distinct}{name}({}) state {}", draft.spec.output.value, constants.join(", "), state.join(", "));
+    let output = &draft.spec.output.value;
+    let _ = write!(layout, "\n{output}: {distinct}{name}({}) state {}", constants.join(", "), state.join(", "));
+    for (i, column) in draft.spec.order_by.iter().enumerate() {
+        let _ = write!(layout, "{} {}", if i == 0 { " ordered by" } else { "," }, column.value);
+    }
     if planner.functions.guest(name).is_some_and(|(kind, _)| kind == FunctionKind::Aggregate)
         && let Some(guest) = planner.functions.layout_of(name)
     {

@@ -262,7 +262,9 @@ fn aggregation(plan: &Plan, window: &WindowPlan) -> Vec<String> {
         let arguments: Vec<String> = function.expressions().iter().map(ToString::to_string).collect();
         let distinct = if function.is_distinct() { "distinct " } else { "" };
         let filter = aggregate.filter.map_or_else(String::new, |f| format!(" where {}@{f}", input.field(f).name()));
-        lines.push(format!("{} = {}({distinct}{}){filter}", function.name(), function.fun().name(), arguments.join(", ")));
+        let order: Vec<String> = function.order_bys().iter().map(|o| o.expr.to_string()).collect();
+        let order = if order.is_empty() { String::new() } else { format!(" ordered by {}", order.join(", ")) };
+        lines.push(format!("{} = {}({distinct}{}{order}){filter}", function.name(), function.fun().name(), arguments.join(", ")));
     }
     lines
 }

@@ -103,7 +103,8 @@ impl Driver<'_> {
         loop {
             let Collected { tasks, plan, failed } = self.collect()?;
             let ended = self.progress.all_finished();
-            let stop = control.is_stopped() || failed.is_some() || ended;
+            let added = self.progress.added();
+            let stop = control.is_stopped() || failed.is_some() || ended || added > 0;
             if !stop {
                 self.take_candidate();
                 self.read_clock();
@@ -121,6 +122,7 @@ impl Driver<'_> {
                 return match failed {
                     Some(error) => Err(ingest_break(error)),
                     None if ended => Ok(End::Finished),
+                    None if added > 0 && !control.is_stopped() => Err(Break::Added(added)),
                     None => Ok(End::Stopped),
                 };
             }

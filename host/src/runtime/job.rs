@@ -4,8 +4,10 @@
 //! again from it.
 
 use crate::config::spec::Pipeline;
+use crate::element::PartitionName;
 use crate::error::{Error, Kind};
 use crate::ingest::decode::Decoder;
+use crate::ingest::start::StartFrom;
 use crate::ingest::{IngestError, Source};
 use crate::limits::JobLimits;
 use crate::output::{Change, CommitError, Committer, EpochCommit, Meta, OutRecord};
@@ -107,6 +109,8 @@ pub enum End {
 pub(super) enum Break {
     Retry(String),
     Fatal(Error),
+    /// Nothing has failed: the source has so many partitions more.
+    Added(usize),
 }
 
 impl From<Error> for Break {
@@ -129,6 +133,16 @@ pub fn run(mut spec: JobSpec, control: &Control, observer: Observer<'_>) -> Resu
         match outcome {
             Ok(end) => return Ok((end, total)),
             Err(Break::Fatal(error)) => return Err(error),
+            Err(Break::Added(count)) => {
+                let known = spec.source.partitions().len();
+                // Where the broker is away the attempt goes on with what is known, and finds them again.
+                match spec.source.refresh() {
+                    Ok(()) => tracing::info!("the source has {count} more partitions than {known}: all are read from here on"),
+                    Err(error) => tracing::warn!("the source has {count} more partitions than {known}, not read yet: {error}"),
+                }
+                spec.committer.partitions(spec.source.partitions());
+                spec.metrics.status.describe(&spec.plan, spec.source.partitions(), &spec.limits);
+            }
             Err(Break::Retry(why)) if failures >= ATTEMPTS => {
                 return Err(Error::new(Kind::External, format!("gave up after {failures} attempts to go on: {why}")));
             }
@@ -251,7 +265,10 @@ fn restore(spec: &mut JobSpec, core: &mut JobCore) -> Result<Option<Meta>, Break
     let meta = spec.committer.restore(&mut |entry| if plain { load(entry) } else { aside.push(entry) }).map_err(commit_break)?;
     // After the committer has fenced an earlier process off: until then offsets that it was about to commit are in the balance, and the
     // broker gives none.
-    let starts = spec.source.start_positions().map_err(ingest_break)?;
+    let mut starts = spec.source.start_positions().map_err(ingest_break)?;
+    if let Some(meta) = &meta {
+        added_since(spec.source.as_mut(), meta, &mut starts)?;
+    }
     let begun = if plain {
         Begun { entries: aside, meta, how: None }
     } else {
@@ -267,6 +284,24 @@ fn restore(spec: &mut JobSpec, core: &mut JobCore) -> Result<Option<Meta>, Break
     core.start_at(starts);
     core.begun(begun.how);
     Ok(begun.meta)
+}
+
+/// Partitions that a topic was given since the job last ran are read from their beginning, whatever the source says of a job that is new.
+fn added_since(source: &mut dyn Source, meta: &Meta, starts: &mut [i64]) -> Result<(), Break> {
+    let known = |topic: &str| meta.positions.keys().any(|name| name.rsplit_once('/').is_some_and(|(t, _)| t == topic));
+    let new = |name: &PartitionName| !meta.positions.contains_key(&name.to_string()) && known(&name.topic);
+    let partitions = source.partitions().to_vec();
+    if !partitions.iter().any(new) {
+        return Ok(());
+    }
+    let first = source.positions_at(&StartFrom::Earliest).map_err(ingest_break)?;
+    for ((name, start), first) in partitions.iter().zip(starts).zip(first) {
+        if let Some(first) = first.filter(|_| new(name)) {
+            tracing::info!("{name} is new since the job last ran: it is read from offset {first}");
+            *start = first;
+        }
+    }
+    Ok(())
 }
 
 fn commit_loop(

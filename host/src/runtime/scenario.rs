@@ -20,7 +20,7 @@ use crate::runtime::core::{JobCore, Outcome, OutputFormat, Progress};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Partitions in the run over several.
@@ -33,9 +33,17 @@ pub struct Scenario {
     /// What it shows, in a line.
     pub about: String,
     /// The pipeline, as its own YAML text.
+    #[serde(default)]
     pub pipeline: String,
+    /// In its place: a pipeline's file, from the scenario's folder.
+    #[serde(default)]
+    pub pipeline_file: Option<PathBuf>,
     /// Records in their order, and swaps between them.
+    #[serde(default)]
     pub input: Vec<Input>,
+    /// In its place: a file with the value of a record of partition 0 in each line, from the scenario's folder.
+    #[serde(default)]
+    pub input_file: Option<PathBuf>,
     /// Artefacts that are loaded besides those of the plugins' folder.
     #[serde(default)]
     pub plugins: Vec<String>,
@@ -163,13 +171,24 @@ struct Log {
 }
 
 impl Scenario {
-    /// Reads a scenario from YAML.
+    /// Reads a scenario and the input that it names.
     ///
     /// # Errors
-    /// What is wrong with the file.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let value = config::yaml::to_json(text)?;
-        serde_json::from_value(value).map_err(|e| e.to_string())
+    /// What is wrong with a file.
+    pub fn load(file: &Path) -> Result<Self, String> {
+        let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
+        let parsed = config::yaml::to_json(&read(file)?).and_then(|v| serde_json::from_value(v).map_err(|e| e.to_string()));
+        let mut scenario: Self = parsed.map_err(|e| format!("{}: {e}", file.display()))?;
+        let one = |name: &str, has: bool, names_file: bool| match has != names_file {
+            true => Ok(()),
+            false => Err(format!("{}: a scenario has either `{name}` or `{name}File`", file.display())),
+        };
+        one("pipeline", !scenario.pipeline.is_empty(), scenario.pipeline_file.is_some())?;
+        one("input", !scenario.input.is_empty(), scenario.input_file.is_some())?;
+        if let Some(path) = &scenario.input_file {
+            scenario.input = read(&beside(file, path))?.lines().map(|line| Input::Value(line.to_owned())).collect();
+        }
+        Ok(scenario)
     }
 
     /// The ways in which this scenario is run.
@@ -190,7 +209,11 @@ impl Scenario {
         load: &dyn Fn(&str) -> Result<Arc<Plugin>, String>,
     ) -> Result<(), String> {
         let options = LoadOptions::default();
-        let pipeline = config::load_str(&self.pipeline, &file.display().to_string(), &options).map_err(|e| e.to_string())?;
+        let pipeline = match &self.pipeline_file {
+            Some(path) => config::load(&beside(file, path), &options),
+            None => config::load_str(&self.pipeline, &file.display().to_string(), &options),
+        };
+        let pipeline = pipeline.map_err(|e| e.to_string())?;
         let mut plugins = plugins.clone();
         for name in &self.plugins {
             plugins = plugins.with(load(name)?).map_err(|p| p.text)?;
@@ -302,6 +325,11 @@ impl Scenario {
             (want, got) => Err(format!("expected the swap to be refused with {want:?}, got {got:?}")),
         }
     }
+}
+
+/// `path` as it is named in `file`.
+fn beside(file: &Path, path: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join(path)
 }
 
 impl RecordInput {

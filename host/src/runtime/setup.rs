@@ -6,7 +6,7 @@ use super::job::JobSpec;
 use super::metrics::Metrics;
 use super::restoring;
 use super::swap::Swapper;
-use crate::config::spec::Pipeline;
+use crate::config::spec::{OutputMode, Pipeline};
 use crate::error::{Error, Kind};
 use crate::ingest::{self, OpenOptions};
 use crate::limits::{GuestLimits, JobLimits};
@@ -77,6 +77,9 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
         data_dir: options.data_dir.to_path_buf(),
     };
     let mut committer = output::open(commit).map_err(|e| Error::new(e.kind(), e.to_string()))?;
+    if plan.window.as_ref().is_some_and(|w| w.output == OutputMode::Upsert) {
+        committer.results_are_a_table();
+    }
     let metrics = Arc::new(Metrics::new(&team, &name).map_err(|e| Error::new(Kind::Internal, e.to_string()))?);
     committer.watch(restoring::watch(format!("{team}/{name}"), Arc::clone(&metrics)));
     let desk = Arc::<Desk>::default();

@@ -137,6 +137,7 @@ fn reduce(line: usize, reducer: &str, columns: &[&str], output: &str) -> Aggrega
         columns: texts(line, columns),
         arguments: Vec::new(),
         distinct: false,
+        order_by: Vec::new(),
         filter: None,
         output: text(line, output),
     }
