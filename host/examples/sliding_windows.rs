@@ -81,6 +81,7 @@ pipeline:
             partials: &[&partial],
             before,
             now,
+            reached: now,
             emission: &emission,
             is_firing: false,
             policy: FaultPolicy::Fail,

@@ -138,7 +138,12 @@ fn windows(why: &Why) {
     let Some(open) = &why.windows else { return };
     let kib = open.bytes.div_ceil(1_024);
     match open.oldest {
-        None => say!("\nNo window is open."),
+        None if open.slots == 0 => say!("\nNo window is open."),
+        None => say!(
+            "\nOpen: {} panes with {} keys, {kib} KiB, of windows that the watermark does not close.",
+            open.panes,
+            open.slots
+        ),
         Some(oldest) => say!(
             "\nOpen: {} panes with {} keys, {kib} KiB; the oldest from {}; the next window closes at watermark {}.",
             open.panes,

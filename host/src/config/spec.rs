@@ -252,6 +252,8 @@ pub struct WindowAggregateSpec {
     pub max_future: Duration,
     /// A window stays open this long after its end.
     pub allowed_lateness: Duration,
+    /// A key that nothing has updated for so long is forgotten: of windows that never close.
+    pub ttl: Option<Duration>,
     /// When results are given.
     pub emit: Placed<Emit>,
     /// How results are keyed.

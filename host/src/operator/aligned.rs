@@ -166,11 +166,12 @@ impl Closer {
         Ok(())
     }
 
-    /// Open windows over a pane; of sessions the start of the slice, which stands for the sessions that it is in.
+    /// Open windows over a pane; of sessions the start of the slice, which stands for the sessions that it is in; 0 for a key's lives.
     pub(super) fn changed_windows(&self, pane: PaneId, now: i64) -> Vec<i64> {
         match &self.assigner {
             Assigner::Session(_) => vec![pane.start],
             Assigner::Count(_) => Vec::new(),
+            Assigner::Idle(_) => vec![super::idle::CHANGED],
             Assigner::Aligned(windows) if is_done(windows.as_ref(), pane, now) => Vec::new(),
             Assigner::Aligned(windows) => {
                 let from = pane.from.max(windows.first_open(pane.start, now));

@@ -261,12 +261,16 @@ fn gather<'a>(view: &View<'a>, key: &'a [u8], start: i64, parts: &mut Vec<Part<'
 
 /// A slice from its state, whose last two columns are the least and the greatest event time.
 pub(super) fn slice(pane: PaneId, state: &[u8]) -> Result<Slice> {
-    let bounds = || -> Option<(i64, i64)> {
-        let (rest, max) = state.split_last_chunk::<8>()?;
-        let (_, min) = rest.split_last_chunk::<TIME_BYTES>().map(|(rest, tagged)| (rest, &tagged[..8]))?;
-        Some((i64::from_le_bytes(min.try_into().ok()?), i64::from_le_bytes(*max)))
-    };
-    let corrupt = || CodecError::Corrupt { what: "state", why: "it is too short for the times of a session".into() };
-    let (min, max) = bounds().ok_or_else(|| external(corrupt()))?;
+    let (min, max) = last_times(state).map_err(external)?;
     Ok(Slice { pane, min, max })
+}
+
+/// The last two columns of a state, which are times: milliseconds since 1970 UTC.
+pub(super) fn last_times(state: &[u8]) -> std::result::Result<(i64, i64), CodecError> {
+    let times = || -> Option<(i64, i64)> {
+        let (rest, last) = state.split_last_chunk::<8>()?;
+        let (_, first) = rest.split_last_chunk::<TIME_BYTES>().map(|(rest, tagged)| (rest, &tagged[..8]))?;
+        Some((i64::from_le_bytes(first.try_into().ok()?), i64::from_le_bytes(*last)))
+    };
+    times().ok_or_else(|| CodecError::Corrupt { what: "state", why: "it is too short for the times at its end".into() })
 }

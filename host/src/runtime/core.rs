@@ -72,6 +72,8 @@ pub struct Counts {
     pub late: u64,
     /// Rows set aside.
     pub rejects: u64,
+    /// Keys whose state was cleared because nothing updated them for the TTL.
+    pub expired: u64,
     /// Epochs.
     pub epochs: u64,
     /// Epochs that were run again.
@@ -88,6 +90,7 @@ impl Counts {
             outputs: self.outputs + other.outputs,
             late: self.late + other.late,
             rejects: self.rejects + other.rejects,
+            expired: self.expired + other.expired,
             epochs: self.epochs + other.epochs,
             reruns: self.reruns + other.reruns,
         }
@@ -132,7 +135,7 @@ impl JobCore {
     pub fn new(plan: Arc<Plan>, partitions: Vec<PartitionName>, format: OutputFormat, limits: JobLimits) -> Result<Self> {
         let (closer, encoder) = prepare(&plan, format)?;
         Ok(Self {
-            store: Store::new(closer.as_ref().and_then(Closer::timer_lag)),
+            store: Store::new(closer.as_ref().and_then(Closer::first_timer)),
             blocks: Blocks::default(),
             emission: Emission::default(),
             closer,
@@ -262,7 +265,11 @@ impl JobCore {
         let assigner = self.plan.window.as_ref()?.assigner();
         let oldest = self.store.panes().next();
         let next_close = oldest.and_then(|pane| assigner.next_close(pane, self.closed));
-        Some(OpenWindows { panes: self.store.panes().count(), oldest: oldest.map(|pane| pane.start), next_close })
+        Some(OpenWindows {
+            panes: self.store.panes().count(),
+            oldest: oldest.map(|pane| pane.start).filter(|start| *start > i64::MIN),
+            next_close,
+        })
     }
 
     /// What the next epoch starts from.
@@ -331,6 +338,11 @@ impl JobCore {
             _ => job_watermark(&watermarks, progress),
         };
         let now = now.max(self.closed);
+        let reached = match &self.plan.window {
+            Some(window) if now == i64::MAX && window.processing_time => time,
+            _ if now == i64::MAX => watermarks.iter().copied().fold(self.closed, i64::max),
+            _ => now,
+        };
         let mut budget = Budget::for_rows(self.limits.isolated_rows);
         let partials: Vec<&Partial> = tasks.iter().map(|t| &t.partial).collect();
         let closed = match &self.closer {
@@ -341,6 +353,7 @@ impl JobCore {
                     partials: &partials,
                     before: self.closed,
                     now,
+                    reached,
                     emission: &self.emission,
                     is_firing: self.is_firing(time),
                     policy,
@@ -421,6 +434,7 @@ impl JobCore {
         self.emission.apply(closed.emission);
         self.epoch += 1;
         let counts = &mut self.counts;
+        counts.expired += closed.expired;
         counts.epochs += 1;
         counts.rows += tasks.iter().map(|t| t.rows as u64).sum::<u64>();
         counts.bytes += tasks.iter().map(|t| t.bytes as u64).sum::<u64>();

@@ -22,6 +22,7 @@ pub struct Metrics {
     outputs: IntCounter,
     late: IntCounter,
     rejects: IntCounterVec,
+    expired: IntCounter,
     epochs: IntCounter,
     commit_seconds: Histogram,
     closed: IntGauge,
@@ -91,6 +92,7 @@ impl Metrics {
             outputs: counter("output_rows_total", "Result rows committed.")?,
             late: counter("late_rows_total", "Rows late for all their windows.")?,
             rejects,
+            expired: counter("expired_keys_total", "Keys whose state was cleared because nothing updated them for the ttl.")?,
             epochs: counter("epochs_total", "Epochs committed.")?,
             commit_seconds,
             closed: gauge("watermark_milliseconds", "Watermark of the job: milliseconds since 1970 UTC.")?,
@@ -122,6 +124,7 @@ impl Metrics {
         to(&self.bytes, epoch.counts.bytes);
         to(&self.outputs, epoch.counts.outputs);
         to(&self.late, epoch.counts.late);
+        to(&self.expired, epoch.counts.expired);
         to(&self.epochs, epoch.counts.epochs);
         self.commit_seconds.observe(epoch.commit_time.as_secs_f64());
         if epoch.closed != i64::MIN {

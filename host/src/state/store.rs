@@ -58,17 +58,19 @@ pub struct Store {
     timers: Option<Timers>,
 }
 
+/// When to look at a new slot for the first time, milliseconds: by its pane and encoded state; none: never.
+pub type FirstTimer = Box<dyn Fn(PaneId, &[u8]) -> Option<i64> + Send + Sync>;
+
 /// Slots by when to look at them again, in order. Not stored: made anew from the slots.
 struct Timers {
-    /// From the start of a new slot's pane to its first timer, milliseconds.
-    lag: i64,
+    first: FirstTimer,
     due: BTreeMap<i64, Vec<Slot>>,
 }
 
 impl Store {
-    /// An empty table; with a lag each slot has a timer, at first so long after the start of its pane (milliseconds).
-    pub fn new(timer_lag: Option<i64>) -> Self {
-        Self { timers: timer_lag.map(|lag| Timers { lag, due: BTreeMap::new() }), ..Self::default() }
+    /// An empty table; with a rule for it, slots have timers.
+    pub fn new(first: Option<FirstTimer>) -> Self {
+        Self { timers: first.map(|first| Timers { first, due: BTreeMap::new() }), ..Self::default() }
     }
 
     /// Slots whose timers went off at `now` or before, in order; some may be gone by now.
@@ -193,8 +195,9 @@ impl Store {
         self.bytes += update.key.len() + update.state.len();
         let key_length = update.key.len();
         let entries = self.panes.entry(update.pane).or_default();
-        if let Some(timers) = self.timers.as_mut().filter(|_| !entries.contains_key(&update.key)) {
-            let due = update.pane.start.saturating_add(timers.lag);
+        if let Some(timers) = self.timers.as_mut().filter(|_| !entries.contains_key(&update.key))
+            && let Some(due) = (timers.first)(update.pane, &update.state)
+        {
             timers.due.entry(due).or_default().push((update.pane, update.key.clone()));
         }
         match entries.insert(update.key, update.state) {
@@ -258,7 +261,7 @@ mod tests {
 
     #[test]
     fn each_slot_has_one_timer() {
-        let mut store = Store::new(Some(5));
+        let mut store = Store::new(Some(Box::new(|pane, _| Some(pane.start + 5))));
         store.apply(vec![update(0, "a", "1"), update(10, "b", "2")], &[]);
         store.apply(vec![update(0, "a", "3")], &[]);
         let due = |store: &Store, now: i64| -> Vec<String> {

@@ -154,6 +154,7 @@ fn window(line: usize, event_time: &str, keys: &[&str], aggregations: Vec<Aggreg
             watermark: Duration::from_secs(1),
             max_future: Duration::from_secs(86_400),
             allowed_lateness: Duration::ZERO,
+            ttl: None,
             emit: at(line, Emit::Final),
             output: at(line, OutputMode::Append),
             keys: texts(line, keys),
