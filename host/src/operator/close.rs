@@ -11,9 +11,10 @@ use crate::operator::emission::{Emission, EmissionChange};
 use crate::operator::epoch::{ExcludedKeys, RowError};
 use crate::operator::fold::Partial;
 use crate::operator::isolate::{Budget, isolate};
-use crate::operator::merge::{Layout, Merger, external};
+use crate::operator::merge::{Layout, Merger, external, external_store};
 use crate::plan::WindowPlan;
 use crate::state::codec::RowCodec;
+use crate::state::spill::SpillError;
 use crate::state::store::{PaneId, Store, Update};
 use ahash::RandomState;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
@@ -45,6 +46,10 @@ pub struct Closed {
     pub removed: Vec<PaneId>,
     /// Slots that no open window needs any more.
     pub removed_slots: Vec<(PaneId, Box<[u8]>)>,
+    /// Results of windows that have closed are left for the next epochs: their slots are still there.
+    pub owes: bool,
+    /// Panes that were taken off in part, and the key on disk from which on the rest is.
+    pub taken: Vec<(PaneId, Box<[u8]>)>,
     /// Timers that went off and are set anew: for when, and of which slot.
     pub rearmed: Vec<(i64, PaneId, Box<[u8]>)>,
     /// Result rows: columns as [`WindowPlan::result`].
@@ -61,7 +66,7 @@ pub struct Closed {
 
 /// An epoch to be closed: windows that close in `(before, now]` are finished.
 pub struct Closing<'a> {
-    /// The state before the epoch.
+    /// The state before the epoch. A pane in it whose windows have all closed is one whose results are owed.
     pub store: &'a Store,
     /// Partial states of its tasks.
     pub partials: &'a [&'a Partial],
@@ -75,6 +80,8 @@ pub struct Closing<'a> {
     pub is_firing: bool,
     /// What to do with faults.
     pub policy: FaultPolicy,
+    /// Results of closed windows that may wait for the next epoch where there are more than these.
+    pub results_max: usize,
 }
 
 /// Closes epochs of one plan.
@@ -141,21 +148,26 @@ impl Closer {
     }
 
     /// Windows, or starts of slices, of the stored slots: after a restart all of them count as changed.
-    pub fn all_changed(&self, store: &Store, closed: i64) -> EmissionChange {
+    ///
+    /// # Errors
+    /// [`SpillError`].
+    pub fn all_changed(&self, store: &Store, closed: i64) -> std::result::Result<EmissionChange, SpillError> {
         let mut change = EmissionChange::default();
         for pane in store.panes() {
             let windows = self.changed_windows(pane, closed);
-            for key in store.pane(pane).into_iter().flat_map(HashMap::keys) {
-                change.changed.extend(windows.iter().map(|w| (*w, key.clone())));
+            for entry in store.sorted(pane) {
+                let (key, _) = entry?;
+                change.changed.extend(windows.iter().map(|w| (*w, key.as_ref().into())));
             }
         }
-        change
+        Ok(change)
     }
 
     /// Closes an epoch.
     ///
     /// # Errors
-    /// Under [`FaultPolicy::Fail`] the first error of an aggregate or guest; [`CodecError`](crate::state::codec::CodecError) when stored bytes don't read back.
+    /// Under [`FaultPolicy::Fail`] the first error of an aggregate or guest; [`CodecError`](crate::state::codec::CodecError) when stored bytes don't read back;
+    /// [`SpillError`] when the disk does not give what is over the memory budget.
     pub fn close(&self, closing: &Closing<'_>, blocks: &mut Blocks, budget: &mut Budget) -> Result<Closed> {
         let Assigner::Count(count) = &self.assigner else { return self.close_panes(closing, blocks, budget) };
         let panes = self.numbered(count, closing.store, closing.partials)?;
@@ -214,7 +226,11 @@ impl Closer {
 
     fn merge(&self, closing: &Closing<'_>, slots: &Slots, budget: &mut Budget, closed: &mut Closed) -> Result<Vec<Update>> {
         let count = slots.keys.len();
-        let merge_range = |range: Range<usize>| self.merged(closing, slots, range);
+        // Before anything that keys can be at fault for: what the disk fails at is nobody's row.
+        closing.store.fetch(&slots.keys).map_err(external_store)?;
+        let stored = slots.keys.iter().map(|(pane, key)| closing.store.get(*pane, key));
+        let stored = stored.collect::<std::result::Result<Vec<_>, _>>().map_err(external_store)?;
+        let merge_range = |range: Range<usize>| self.merged(closing, slots, &stored, range);
         let states = match merge_range(0..count) {
             Ok(states) => states,
             Err(error) if closing.policy == FaultPolicy::Fail => return Err(error),
@@ -245,14 +261,19 @@ impl Closer {
     }
 
     /// The merged states of the slots in `range`: stored ones first, then each task's.
-    fn merged(&self, closing: &Closing<'_>, slots: &Slots, range: Range<usize>) -> Result<Merged> {
-        let Closing { store, partials, .. } = closing;
+    fn merged(
+        &self,
+        closing: &Closing<'_>,
+        slots: &Slots,
+        stored_states: &[Option<&[u8]>],
+        range: Range<usize>,
+    ) -> Result<Merged> {
+        let partials = closing.partials;
         let mut numbers: Vec<Option<usize>> = vec![None; range.len()];
         let mut order = Vec::with_capacity(range.len());
         let mut stored = Vec::new();
         for slot in range.clone() {
-            let (pane, key) = &slots.keys[slot];
-            if let Some(state) = store.get(*pane, key) {
+            if let Some(state) = stored_states[slot] {
                 stored.push(state);
                 numbers[slot - range.start] = Some(order.len());
                 order.push(slot);

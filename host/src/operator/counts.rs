@@ -4,12 +4,12 @@ use crate::operator::assigner::count::{Count, TOTAL};
 use crate::operator::close::{Closed, Closer, Closing};
 use crate::operator::fold::Partial;
 use crate::operator::isolate::Budget;
-use crate::operator::merge::external;
+use crate::operator::merge::{external, external_store};
 use crate::operator::results::WindowRow;
 use crate::operator::sessions::slice;
 use crate::operator::view::View;
 use crate::state::codec::CodecError;
-use crate::state::store::{PaneId, Store, Update};
+use crate::state::store::{PaneId, Slot, Store, Update};
 use datafusion::error::Result;
 use std::collections::BTreeMap;
 
@@ -58,8 +58,8 @@ impl Closer {
             self.layout.keys.encode(&partial.keys, partial.len(), each).map_err(external)?;
         }
         if ended {
-            for key in closing.store.pane(TOTAL).into_iter().flat_map(|entries| entries.keys()) {
-                rows_of.entry(key.clone()).or_default();
+            for entry in closing.store.sorted(TOTAL) {
+                rows_of.entry(entry.map_err(external_store)?.0.as_ref().into()).or_default();
             }
         }
         let view = View::new(closing.store, &updates);
@@ -70,8 +70,7 @@ impl Closer {
             let before = total(closing.store, key)?;
             let after = before + added;
             for (start, end) in count.full(before, after, ended) {
-                let states: Vec<&[u8]> = count.panes(start, end).filter_map(|p| view.get(p, key)).collect();
-                rows.extend(window_row(key, states)?);
+                rows.extend(window_row(key, view.states(count.panes(start, end), key)?)?);
             }
             let done: Vec<PaneId> = match ended {
                 true => count.panes(count.full(before, before + 1, true).first().map_or(0, |w| w.0), after).collect(),
@@ -89,10 +88,18 @@ impl Closer {
         closed.updates = updates;
         closed.updates.extend(totals);
         closed.updates.retain(|u| !gone.contains(&(u.pane, u.key.clone())));
-        closed.removed_slots = gone.into_iter().filter(|(pane, key)| closing.store.get(*pane, key).is_some()).collect();
-        closed.removed_slots.sort_unstable();
+        closed.removed_slots = stored(closing.store, gone.into_iter())?;
         Ok(())
     }
+}
+
+/// Those of the slots that are stored, in order.
+pub(super) fn stored(store: &Store, slots: impl Iterator<Item = Slot>) -> Result<Vec<Slot>> {
+    let mut slots: Vec<Slot> = slots.collect();
+    slots.sort_unstable();
+    store.fetch(&slots).map_err(external_store)?;
+    let known = |slot: Slot| store.has(slot.0, &slot.1).map(|has| has.then_some(slot)).transpose();
+    slots.into_iter().filter_map(known).collect::<std::result::Result<_, _>>().map_err(external_store)
 }
 
 /// A window from its first row's time to just behind its last one's.
@@ -107,7 +114,7 @@ fn window_row<'a>(key: &'a [u8], states: Vec<&'a [u8]>) -> Result<Option<WindowR
 
 /// How many rows a key has had.
 fn total(store: &Store, key: &[u8]) -> Result<i64> {
-    let Some(state) = store.get(TOTAL, key) else { return Ok(0) };
+    let Some(state) = store.get(TOTAL, key).map_err(external_store)? else { return Ok(0) };
     let corrupt = || CodecError::Corrupt { what: "state", why: format!("a number of rows has {} bytes", state.len()) };
     Ok(i64::from_le_bytes(state.try_into().map_err(|_| external(corrupt()))?))
 }
