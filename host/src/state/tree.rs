@@ -10,6 +10,7 @@
 //! position beside it, or older. So both carry the number of the last batch, and a tree whose numbers differ is damaged.
 
 use crate::output::Change;
+use crate::state::lists;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -97,6 +98,7 @@ impl Tree {
     /// [`TreeError`].
     pub fn open(path: &Path) -> Result<Self, TreeError> {
         std::fs::create_dir_all(path).map_err(|e| TreeError::Io { path: path.to_path_buf(), why: e.to_string() })?;
+        lists::check(path).map_err(|why| TreeError::Damaged { path: path.to_path_buf(), why })?;
         // One background thread and a small cache: the table in memory is the hot path, this is its backup.
         let builder = Database::builder(path).worker_threads(1).cache_size(8 << 20).max_journaling_size(JOURNAL_BYTES);
         let database = builder.open().map_err(|e| error(path, &e))?;
@@ -275,7 +277,7 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 /// FNV-1a of a key's length, the key and the value, folded to 32 bits. It is there against a disk's mistakes, not against malice.
-fn checksum(key: &[u8], value: &[u8]) -> [u8; CHECKSUM] {
+pub(super) fn checksum(key: &[u8], value: &[u8]) -> [u8; CHECKSUM] {
     let length = (key.len() as u64).to_le_bytes();
     let bytes = length.iter().chain(key).chain(value);
     let h = bytes.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
