@@ -13,11 +13,13 @@ use crate::operator::emission::{Emission, EmissionChange};
 use crate::operator::epoch::{ExcludedKeys, RowError};
 use crate::operator::fold::Partial;
 use crate::operator::isolate::{Budget, isolate};
-use crate::operator::merge::{Layout, Merger, external};
+use crate::operator::merge::{Layout, Merger, external, external_store};
 use crate::operator::sessions::last_times;
 use crate::plan::WindowPlan;
 use crate::state::codec::RowCodec;
-use crate::state::store::{FirstTimer, PaneId, Slot, Store, Update};
+use crate::state::spill::SpillError;
+use crate::state::store::{PaneId, Slot, Store, Update};
+use crate::state::timers::FirstTimer;
 use ahash::RandomState;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take;
@@ -48,6 +50,10 @@ pub struct Closed {
     pub removed: Vec<PaneId>,
     /// Slots that no open window needs any more.
     pub removed_slots: Vec<(PaneId, Box<[u8]>)>,
+    /// Results of windows that have closed are left for the next epochs: their slots are still there.
+    pub owes: bool,
+    /// Panes that were taken off in part, and the key on disk from which on the rest is.
+    pub taken: Vec<(PaneId, Box<[u8]>)>,
     /// Timers that went off and are set anew: for when, and of which slot.
     pub rearmed: Vec<(i64, PaneId, Box<[u8]>)>,
     /// Result rows: columns as [`WindowPlan::result`].
@@ -66,7 +72,7 @@ pub struct Closed {
 
 /// An epoch to be closed: windows that close in `(before, now]` are finished.
 pub struct Closing<'a> {
-    /// The state before the epoch.
+    /// The state before the epoch. A pane in it whose windows have all closed is one whose results are owed.
     pub store: &'a Store,
     /// Partial states of its tasks.
     pub partials: &'a [&'a Partial],
@@ -82,6 +88,8 @@ pub struct Closing<'a> {
     pub is_firing: bool,
     /// What to do with faults.
     pub policy: FaultPolicy,
+    /// Results of closed windows that may wait for the next epoch where there are more than these.
+    pub results_max: usize,
 }
 
 /// Closes epochs of one plan.
@@ -175,21 +183,26 @@ impl Closer {
     }
 
     /// Windows, or starts of slices, of the stored slots: after a restart all of them count as changed.
-    pub fn all_changed(&self, store: &Store, closed: i64) -> EmissionChange {
+    ///
+    /// # Errors
+    /// [`SpillError`].
+    pub fn all_changed(&self, store: &Store, closed: i64) -> std::result::Result<EmissionChange, SpillError> {
         let mut change = EmissionChange::default();
         for pane in store.panes() {
             let windows = self.changed_windows(pane, closed);
-            for key in store.pane(pane).into_iter().flat_map(HashMap::keys) {
-                change.changed.extend(windows.iter().map(|w| (*w, key.clone())));
+            for entry in store.sorted(pane) {
+                let (key, _) = entry?;
+                change.changed.extend(windows.iter().map(|w| (*w, key.as_ref().into())));
             }
         }
-        change
+        Ok(change)
     }
 
     /// Closes an epoch.
     ///
     /// # Errors
-    /// Under [`FaultPolicy::Fail`] the first error of an aggregate or guest; [`CodecError`](crate::state::codec::CodecError) when stored bytes don't read back.
+    /// Under [`FaultPolicy::Fail`] the first error of an aggregate or guest; [`CodecError`](crate::state::codec::CodecError) when stored bytes don't read back;
+    /// [`SpillError`] when the disk does not give what is over the memory budget.
     pub fn close(&self, closing: &Closing<'_>, blocks: &mut Blocks, budget: &mut Budget) -> Result<Closed> {
         let mut closed = Closed::default();
         match &self.assigner {
@@ -255,7 +268,9 @@ impl Closer {
         closed: &mut Closed,
     ) -> Result<Option<Vec<Update>>> {
         let count = slots.keys.len();
-        let merge_range = |range: Range<usize>| self.merged(closing, slots, range);
+        // Before anything that keys can be at fault for: what the disk fails at is nobody's row.
+        let stored = slots.stored_states(closing.store).map_err(external_store)?;
+        let merge_range = |range: Range<usize>| self.merged(closing, slots, &stored, range);
         let states = match merge_range(0..count) {
             Ok(states) => states,
             Err(error) if closing.policy == FaultPolicy::Fail => return Err(error),
@@ -287,15 +302,19 @@ impl Closer {
     }
 
     /// The merged states of the slots in `range`: stored ones first, then each task's.
-    fn merged(&self, closing: &Closing<'_>, slots: &Slots, range: Range<usize>) -> Result<Merged> {
-        let Closing { store, partials, .. } = closing;
+    fn merged(
+        &self,
+        closing: &Closing<'_>,
+        slots: &Slots,
+        stored_states: &StoredStates<'_>,
+        range: Range<usize>,
+    ) -> Result<Merged> {
+        let partials = closing.partials;
         let mut numbers: Vec<Option<usize>> = vec![None; range.len()];
         let mut order = Vec::with_capacity(range.len());
         let (mut stored, mut of_stored) = (Vec::new(), Vec::new());
         for slot in range.clone() {
-            let (pane, key) = &slots.keys[slot];
-            let panes = slots.stored.as_ref().map_or(std::slice::from_ref(pane), |s| s[slot].as_slice());
-            for state in panes.iter().filter_map(|pane| store.get(*pane, key)) {
+            for state in stored_states.of(slot) {
                 stored.push(state);
                 of_stored.push(*numbers[slot - range.start].get_or_insert_with(|| {
                     order.push(slot);
@@ -311,7 +330,7 @@ impl Closer {
             return Ok(Merged { slots: range.collect(), states: only.states.clone() });
         }
         let mut merger = Merger::new(&self.window, &self.layout.widths)?;
-        merger.add(&self.layout.states.decode(stored.into_iter()).map_err(external)?, &of_stored, order.len())?;
+        merger.add(&self.layout.states.decode(stored.into_iter().copied()).map_err(external)?, &of_stored, order.len())?;
         for (partial, of) in partials.iter().zip(&slots.of) {
             let rows: Vec<u32> = (0..of.len() as u32).filter(|r| range.contains(&of[*r as usize])).collect();
             let mut here = Vec::with_capacity(rows.len());
@@ -340,6 +359,20 @@ struct Merged {
     states: Vec<ArrayRef>,
 }
 
+/// Stored states by slot.
+struct StoredStates<'a> {
+    states: Vec<&'a [u8]>,
+    /// Where those of each slot end in `states`.
+    ends: Vec<usize>,
+}
+
+impl<'a> StoredStates<'a> {
+    fn of(&self, slot: usize) -> &[&'a [u8]] {
+        let start = slot.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.states[start..self.ends[slot]]
+    }
+}
+
 /// What partials are merged into.
 #[derive(Default)]
 pub(super) struct Slots {
@@ -352,6 +385,22 @@ pub(super) struct Slots {
 }
 
 impl Slots {
+    /// What is stored of each slot.
+    fn stored_states<'a>(&self, store: &'a Store) -> std::result::Result<StoredStates<'a>, SpillError> {
+        if self.stored.is_none() {
+            store.fetch(&self.keys)?;
+        }
+        let mut stored = StoredStates { states: Vec::new(), ends: Vec::with_capacity(self.keys.len()) };
+        for (slot, (pane, key)) in self.keys.iter().enumerate() {
+            let panes = self.stored.as_ref().map_or(std::slice::from_ref(pane), |s| s[slot].as_slice());
+            for pane in panes {
+                stored.states.extend(store.get(*pane, key)?);
+            }
+            stored.ends.push(stored.states.len());
+        }
+        Ok(stored)
+    }
+
     /// The panes and keys by which rows of some slots were folded.
     fn folded(&self, partials: &[&Partial], slots: Range<usize>) -> Vec<Slot> {
         let rows = self.of.iter().zip(partials).flat_map(|(of, partial)| of.iter().zip(&partial.panes));

@@ -4,7 +4,7 @@ use crate::operator::assigner::count::{Count, TOTAL};
 use crate::operator::close::{Closed, Closer, Closing};
 use crate::operator::fold::Partial;
 use crate::operator::isolate::Budget;
-use crate::operator::merge::external;
+use crate::operator::merge::{external, external_store};
 use crate::operator::results::WindowRow;
 use crate::operator::sessions::slice;
 use crate::operator::view::View;
@@ -13,7 +13,7 @@ use crate::state::store::{PaneId, Slot, Store, Update};
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMillisecondType;
 use datafusion::error::Result;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Key, partition, number within it, and which row of which partial it is.
 type NumberedRow = (Box<[u8]>, i64, i64, usize, usize);
@@ -75,7 +75,7 @@ struct Rows {
 
 impl Rows {
     fn of(store: &Store, key: &[u8]) -> Result<Self> {
-        let Tally { total, base, last } = match store.get(TOTAL, key) {
+        let Tally { total, base, last } = match store.get(TOTAL, key).map_err(external_store)? {
             Some(state) => Tally::read(state).map_err(external)?,
             None => Tally::NONE,
         };
@@ -118,6 +118,8 @@ impl Closer {
         let mut numbered: Vec<Partial> =
             partials.iter().map(|p| Partial { panes: p.panes.clone(), keys: p.keys.clone(), states: p.states.clone() }).collect();
         let mut by_key = RowsByKey::new();
+        let totals: Vec<Slot> = rows.chunk_by(|a, b| a.0 == b.0).map(|group| (TOTAL, group[0].0.clone())).collect();
+        store.fetch(&totals).map_err(external_store)?;
         for group in rows.chunk_by(|a, b| a.0 == b.0) {
             let key = &group[0].0;
             let mut of_key = Rows::of(store, key)?;
@@ -146,12 +148,18 @@ impl Closer {
         let closing = &Closing { partials: &partials, ..*closing };
         let Some(updates) = self.merge_panes(closing, budget, closed)? else { return Ok(()) };
         let ended = closing.now == i64::MAX;
-        let went_off: HashSet<Box<[u8]>> = closing.store.timers_until(closing.now).map(|(_, key)| key.into()).collect();
-        let all = closing.store.pane(TOTAL).filter(|_| ended).into_iter().flat_map(|entries| entries.keys());
-        for key in went_off.iter().chain(all) {
-            if !rows_of.contains_key(key) && closing.store.get(TOTAL, key).is_some() {
-                rows_of.insert(key.clone(), Rows::of(closing.store, key)?);
+        let went_off = closing.store.timers_until(closing.now).map_err(external_store)?;
+        let went_off: BTreeSet<Box<[u8]>> = went_off.into_iter().map(|(_, key)| key.into()).collect();
+        let mut idle: Vec<Slot> = went_off.iter().map(|key| (TOTAL, key.clone())).collect();
+        if ended {
+            for entry in closing.store.sorted(TOTAL) {
+                idle.push((TOTAL, entry.map_err(external_store)?.0.as_ref().into()));
             }
+        }
+        idle.retain(|(_, key)| !rows_of.contains_key(key));
+        for (_, key) in stored(closing.store, idle.into_iter())? {
+            let rows = Rows::of(closing.store, &key)?;
+            rows_of.insert(key, rows);
         }
         let view = View::new(closing.store, &updates);
         let mut windows = Vec::new();
@@ -164,7 +172,7 @@ impl Closer {
                 closed.expired += u64::from(is_over);
                 for (start, end) in count.full(run.from, run.to, ended && !is_over) {
                     let panes = count.panes(start.max(run.base), end);
-                    windows.extend(window_row(key, panes.filter_map(|p| view.get(p, key)).collect())?);
+                    windows.extend(window_row(key, view.states(panes, key)?)?);
                 }
                 gone.extend(count.done(run.from, run.to).map(|pane| (pane, key.clone())));
                 if is_over || ended {
@@ -187,11 +195,19 @@ impl Closer {
         closed.updates = updates;
         closed.updates.extend(totals);
         closed.updates.retain(|u| !gone.contains(&(u.pane, u.key.clone())));
-        closed.removed_slots = gone.into_iter().filter(|(pane, key)| closing.store.get(*pane, key).is_some()).collect();
-        closed.removed_slots.sort_unstable();
+        closed.removed_slots = stored(closing.store, gone.into_iter())?;
         closed.rearmed.sort_unstable();
         Ok(())
     }
+}
+
+/// Those of the slots that are stored, in order.
+pub(super) fn stored(store: &Store, slots: impl Iterator<Item = Slot>) -> Result<Vec<Slot>> {
+    let mut slots: Vec<Slot> = slots.collect();
+    slots.sort_unstable();
+    store.fetch(&slots).map_err(external_store)?;
+    let known = |slot: Slot| store.has(slot.0, &slot.1).map(|has| has.then_some(slot)).transpose();
+    slots.into_iter().filter_map(known).collect::<std::result::Result<_, _>>().map_err(external_store)
 }
 
 /// A window from its first row's time to just behind its last one's.
