@@ -215,15 +215,27 @@ impl PartitionClock {
 /// The loop of the thread that asks the broker; ends when the job's side is gone.
 pub(super) fn answer(query: &mut dyn EndQuery, (questions, answers): &Answering) {
     while let Ok(question) = questions.recv() {
-        let started = Instant::now();
-        let mut end = |(partition, offset): (usize, i64)| {
-            let end = if started.elapsed() < ROUND { query.end(partition) } else { None };
-            (partition, offset, end)
-        };
-        if answers.send(question.into_iter().map(&mut end).collect()).is_err() {
+        if answers.send(round(query, question, &Instant::now)).is_err() {
             return;
         }
     }
+}
+
+/// Answers what was asked, without waiting.
+pub(super) fn answer_waiting(query: &mut dyn EndQuery, (questions, answers): &Answering, now: &dyn Fn() -> Instant) {
+    while let Ok(question) = questions.try_recv() {
+        // Where an answer waits still, this one is asked again.
+        let _ = answers.try_send(round(query, question, now));
+    }
+}
+
+fn round(query: &mut dyn EndQuery, question: Question, now: &dyn Fn() -> Instant) -> Answer {
+    let started = now();
+    let mut end = |(partition, offset): (usize, i64)| {
+        let end = if now().duration_since(started) < ROUND { query.end(partition) } else { None };
+        (partition, offset, end)
+    };
+    question.into_iter().map(&mut end).collect()
 }
 
 #[cfg(test)]
