@@ -5,6 +5,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+#[path = "support/definition.rs"]
+mod definition;
+
+use definition::{Bounds, Fate, Kind, Random, Row, Window};
 use kindling::config::spec::TimestampFormat;
 use kindling::config::{LoadOptions, load_str};
 use kindling::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
@@ -23,117 +27,27 @@ use std::sync::Arc;
 
 const SEEDS: u64 = 300;
 
-/// A generator with one number as its state (PCG's multiplier).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n.max(1)
-    }
-}
-
 /// A row: key and event time.
-type Row = (u8, i64);
-/// Key, start and end of a window, number of rows.
-type Window = (u8, i64, i64, i64);
+type KeyTime = (u8, i64);
 
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Hopping { duration: i64, slide: i64, offset: i64 },
-    Cumulative { size: i64, step: i64 },
-    Session { gap: i64 },
-}
-
-impl Kind {
-    fn random(random: &mut Random) -> Self {
-        match random.below(4) {
-            0 => {
-                let duration = 1 + random.below(30) as i64;
-                Self::Hopping { duration, slide: duration, offset: random.below(9) as i64 }
-            }
-            1 => {
-                let slide = 1 + random.below(6) as i64;
-                Self::Hopping { duration: slide * (1 + random.below(14) as i64), slide, offset: random.below(9) as i64 }
-            }
-            2 => {
-                let step = 1 + random.below(5) as i64;
-                Self::Cumulative { size: step * (1 + random.below(14) as i64), step }
-            }
-            _ => Self::Session { gap: 1 + random.below(12) as i64 },
-        }
-    }
-
-    fn yaml(self) -> String {
-        match self {
-            Self::Hopping { duration, slide, offset } => {
-                format!("type: hopping, duration: {duration}ms, slideDuration: {slide}ms, offset: {offset}ms")
-            }
-            Self::Cumulative { size, step } => format!("type: cumulative, size: {size}ms, step: {step}ms"),
-            Self::Session { gap } => format!("type: session, gap: {gap}ms"),
-        }
-    }
-
-    /// Bounds of the windows that contain `time`, by looking at all of them.
-    fn windows(self, time: i64) -> Vec<(i64, i64)> {
-        let all: Vec<(i64, i64)> = match self {
-            Self::Hopping { duration, slide, offset } => {
-                (-200..400).map(|n| n * slide + offset).map(|s| (s, s + duration)).collect()
-            }
-            Self::Cumulative { size, step } => {
-                (-200..400).flat_map(|n| (1..=size / step).map(move |m| (n * size, n * size + m * step))).collect()
-            }
-            Self::Session { .. } => Vec::new(),
-        };
-        all.into_iter().filter(|(start, end)| *start <= time && time < *end).collect()
-    }
-}
-
-/// The definition: windows and how often rows were late, row by row.
-fn expected(kind: Kind, partitions: &[Vec<Row>], disorder: i64, lateness: i64) -> (Vec<Window>, Vec<i64>) {
-    let (mut windows, mut late) = (BTreeMap::<(u8, i64, i64), i64>::new(), Vec::new());
-    let mut of_sessions = Vec::new();
-    for rows in partitions {
-        let mut watermark = i64::MIN;
-        for (key, time) in rows {
-            if let Kind::Session { gap } = kind {
-                if time + gap + lateness <= watermark {
-                    late.push(watermark - (time + gap + lateness));
-                } else {
-                    of_sessions.push((watermark, *key, *time));
-                }
-            } else {
-                let all = kind.windows(*time);
-                let open: Vec<_> = all.iter().filter(|(_, end)| end + lateness > watermark).collect();
-                if open.is_empty() {
-                    late.push(watermark - all.iter().map(|(_, end)| end + lateness).max().unwrap());
-                }
-                open.into_iter().for_each(|(start, end)| *windows.entry((*key, *start, *end)).or_default() += 1);
-            }
-            watermark = watermark.max(time - disorder);
-        }
-    }
-    if let Kind::Session { gap } = kind {
-        // In the order of watermarks, whichever partition they are of.
-        of_sessions.sort_unstable();
-        let mut sessions: Vec<(u8, i64, i64, i64)> = Vec::new();
-        for (watermark, key, time) in of_sessions {
-            let mut own = (key, time, time, 1);
-            sessions.retain(|s| {
-                let joins = s.0 == key && s.2 + gap + lateness > watermark && s.1 <= time + gap && time <= s.2 + gap;
-                if joins {
-                    own = (key, own.1.min(s.1), own.2.max(s.2), own.3 + s.3);
-                }
-                !joins
-            });
-            sessions.push(own);
-        }
-        for (key, first, last, rows) in sessions {
-            *windows.entry((key, first, last + gap)).or_default() += rows;
-        }
-    }
+/// The definition: windows and how often rows were late.
+fn expected(kind: Kind, partitions: &[Vec<KeyTime>], disorder: i64, lateness: i64) -> (Vec<Window<u8>>, Vec<i64>) {
+    let row = |(partition, (key, time)): (usize, &KeyTime)| Row {
+        partition,
+        key: *key,
+        time: *time,
+        written: None,
+        value: 1,
+        counts: true,
+        floor: i64::MIN,
+    };
+    let rows: Vec<Row<u8>> =
+        partitions.iter().enumerate().flat_map(|(p, rows)| rows.iter().map(move |r| (p, r))).map(row).collect();
+    let (windows, fates) = definition::expected(kind, Bounds { disorder, lateness, max_future: 0 }, &rows);
+    let late = |fate: &Fate| if let Fate::Late(by) = fate { Some(*by) } else { None };
+    let mut late: Vec<i64> = fates.iter().filter_map(late).collect();
     late.sort_unstable();
-    (windows.into_iter().map(|((key, start, end), rows)| (key, start, end, rows)).collect(), late)
+    (windows, late)
 }
 
 /// What was committed.
@@ -188,7 +102,7 @@ fn restored(plan: &Arc<Plan>, names: &[PartitionName], log: &Log, memory: &Memor
 }
 
 /// Runs the rows in epochs of random size, with crashes.
-fn run(plan: &Arc<Plan>, partitions: &[Vec<Row>], random: &mut Random) -> Log {
+fn run(plan: &Arc<Plan>, partitions: &[Vec<KeyTime>], random: &mut Random) -> Log {
     let names: Vec<_> = (0..partitions.len()).map(|p| PartitionName { topic: "t".into(), partition: p as i32 }).collect();
     let mut decoder = Decoder::of_plan(plan, &names);
     let mut log = Log::default();
@@ -239,7 +153,7 @@ fn value(record: &OutRecord) -> Value {
 }
 
 /// The windows that a reader has in the end.
-fn windows(log: &Log, upserts: bool) -> Vec<Window> {
+fn windows(log: &Log, upserts: bool) -> Vec<Window<u8>> {
     let mut rows: BTreeMap<(Vec<u8>, usize), Value> = BTreeMap::new();
     for (i, record) in log.outputs.iter().enumerate() {
         let key = (record.key.clone().unwrap(), if upserts { 0 } else { i });
@@ -254,9 +168,10 @@ fn windows(log: &Log, upserts: bool) -> Vec<Window> {
     let window = |v: &Value| {
         assert!(!upserts || v["isFinal"] == true, "not final in the end: {v}");
         let number = |name: &str| v[name].as_i64().unwrap();
-        (v["k"].as_str().unwrap().parse().unwrap(), number("window_start"), number("window_end"), number("count"))
+        let (key, rows) = (v["k"].as_str().unwrap().parse().unwrap(), number("count"));
+        Window { key, start: number("window_start"), end: number("window_end"), rows, sum: rows }
     };
-    let mut windows: Vec<Window> = rows.values().map(window).collect();
+    let mut windows: Vec<Window<u8>> = rows.values().map(window).collect();
     windows.sort_unstable();
     windows
 }
@@ -285,7 +200,7 @@ pipeline:
     let pipeline = load_str(&pipeline, "windows.yaml", &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"));
     let plan = plan::build(&pipeline, &PluginSet::empty()).unwrap_or_else(|e| panic!("{e}"));
     let plan = Arc::new(plan);
-    let partitions: Vec<Vec<Row>> = (0..1 + random.below(3))
+    let partitions: Vec<Vec<KeyTime>> = (0..1 + random.below(3))
         .map(|_| {
             let mut base = random.below(20) as i64;
             let mut row = || {

@@ -1,30 +1,32 @@
 //! A job's own thread: epochs one after the other, one commit in flight, swaps at the boundaries.
 //!
 //! In: shares of an epoch from the workers, acknowledgements from the committer. Out: runs for the workers, commits for the committer, a
-//! word to the observer for each epoch that is committed.
+//! word to the observer for each epoch that is committed. Both are behind [`Outside`]: the driver itself has neither threads nor a clock.
 
 use super::core::{Counts, JobCore, Outcome};
 use super::desk::Desk;
-use super::job::{Break, Committed, Control, End, Observer, commit_break, defect, ingest_break, spill_break, spill_error};
+use super::job::{
+    Break, Committed, Control, End, JobSpec, Observer, commit_break, defect, ingest_break, spill_break, spill_error,
+};
 use super::metrics::Metrics;
+use super::outside::Outside;
 use super::progress::PartitionClock;
 use super::status::{Phase, Seen};
 use super::swap::{Candidate, Swapper};
 use super::worker::{Ran, Run};
 use crate::element::{PartitionName, RawBatch};
 use crate::error::{Error, Kind};
+use crate::ingest::IngestError;
 use crate::ingest::decode::Decoder;
-use crate::ingest::{IngestError, Source};
 use crate::limits::{JobLimits, STATE_COPY_BYTES};
 use crate::operator::FaultPolicy;
 use crate::operator::epoch::{EpochStart, TaskEpoch};
 use crate::operator::lateness::Lateness;
-use crate::output::{CommitError, EpochCommit, OutRecord};
+use crate::output::{EpochCommit, OutRecord};
 use crate::plan::Plan;
 use crate::plugin::{FailureKind, PluginSet, guest_error};
 use crate::state::savepoint::Header;
 use crate::state::store::Sizes;
-use crossbeam_channel::{Receiver, Sender};
 use datafusion::error::DataFusionError;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +37,7 @@ const RERUNS: u32 = 64;
 const LAG_EVERY: Duration = Duration::from_secs(1);
 
 /// A plan whose new plugin version must prove itself.
-pub(super) struct Probation {
+struct Probation {
     old: Arc<Plan>,
     old_plugins: PluginSet,
     candidate: Candidate,
@@ -53,7 +55,7 @@ struct Collected {
 }
 
 /// An epoch on its way through the committer.
-pub(super) struct InCommit {
+struct InCommit {
     epoch: u64,
     outputs: Vec<OutRecord>,
     counts: Counts,
@@ -65,72 +67,138 @@ pub(super) struct InCommit {
 }
 
 /// The job's own thread.
-pub(super) struct Driver<'a> {
-    pub(super) core: JobCore,
+pub(super) struct Driver<O> {
+    core: JobCore,
     /// The plan of the next epoch.
     pub(super) current: Arc<Plan>,
-    pub(super) probation: Option<Probation>,
+    probation: Option<Probation>,
     /// For epochs that are run again here.
-    pub(super) decoder: Decoder,
-    pub(super) limits: &'a JobLimits,
-    pub(super) swapper: &'a Swapper,
-    pub(super) source: &'a mut dyn Source,
-    pub(super) metrics: &'a Metrics,
-    pub(super) progress: PartitionClock,
-    pub(super) partitions: &'a [PartitionName],
-    pub(super) commands: Vec<Sender<Run>>,
-    pub(super) results: Receiver<Ran>,
-    pub(super) commits: Sender<EpochCommit>,
-    pub(super) acks: Receiver<(Result<(), CommitError>, Duration)>,
-    pub(super) in_commit: Option<InCommit>,
+    decoder: Decoder,
+    /// Bounds; of an epoch those of one worker.
+    limits: JobLimits,
+    swapper: Arc<Swapper>,
+    metrics: Arc<Metrics>,
+    progress: PartitionClock,
+    partitions: Vec<PartitionName>,
+    /// Workers, committer, clock.
+    outside: O,
+    in_commit: Option<InCommit>,
     /// Positions and closed time of the last epoch that was handed to the committer.
-    pub(super) handed_over: Option<(Vec<i64>, i64)>,
+    handed_over: Option<(Vec<i64>, i64)>,
     /// Whether the observer reads result rows.
-    pub(super) observe_outputs: bool,
+    observe_outputs: bool,
     /// Counts of earlier attempts of this process.
-    pub(super) base: Counts,
-    pub(super) desk: &'a Desk,
+    base: Counts,
+    desk: Arc<Desk>,
     /// Team and name.
-    pub(super) label: (String, String),
+    label: (String, String),
     /// Processing time of the epoch that the workers run: the same for all of them.
-    pub(super) now: i64,
+    now: i64,
+    /// When lag was last asked for.
+    looked: Option<Instant>,
 }
 
-impl Driver<'_> {
+/// What a driver takes from its job's spec.
+pub(super) struct Frame {
+    plan: Arc<Plan>,
+    swapper: Arc<Swapper>,
+    metrics: Arc<Metrics>,
+    desk: Arc<Desk>,
+    pub(super) partitions: Vec<PartitionName>,
+    observe_outputs: bool,
+    label: (String, String),
+    base: Counts,
+}
+
+impl Frame {
+    /// Of a job with these counts from earlier attempts of the process.
+    pub(super) fn of(spec: &JobSpec, base: Counts) -> Self {
+        Self {
+            plan: Arc::clone(&spec.plan),
+            swapper: Arc::clone(&spec.swapper),
+            metrics: Arc::clone(&spec.metrics),
+            desk: Arc::clone(&spec.desk),
+            partitions: spec.source.partitions().to_vec(),
+            observe_outputs: spec.observe_outputs,
+            label: (spec.pipeline.team.clone(), spec.pipeline.name.clone()),
+            base,
+        }
+    }
+}
+
+impl<O: Outside> Driver<O> {
+    /// A driver of a job whose state is back in `core`; `limits` are those of one worker.
+    pub(super) fn new(frame: Frame, core: JobCore, limits: JobLimits, progress: PartitionClock, outside: O) -> Self {
+        let Frame { plan, swapper, metrics, desk, partitions, observe_outputs, label, base } = frame;
+        Self {
+            decoder: Decoder::of_plan(&plan, &partitions),
+            current: plan,
+            probation: None,
+            core,
+            limits,
+            swapper,
+            metrics,
+            progress,
+            partitions,
+            outside,
+            in_commit: None,
+            handed_over: None,
+            observe_outputs,
+            base,
+            desk,
+            label,
+            now: i64::MIN,
+            looked: None,
+        }
+    }
+
     pub(super) fn drive(&mut self, control: &Control, observer: Observer<'_>, total: &mut Counts) -> Result<End, Break> {
+        self.begin();
+        loop {
+            if let Some(end) = self.turn(control, observer, total)? {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Starts the workers on the first epoch.
+    pub(super) fn begin(&mut self) {
         self.read_clock();
         self.metrics.status.phase(Phase::Running);
         self.start_next(&[]);
-        let mut looked: Option<Instant> = None;
-        loop {
-            let Collected { tasks, plan, failed } = self.collect()?;
-            let ended = self.progress.all_finished();
-            let added = self.progress.added();
-            let stop = control.is_stopped() || failed.is_some() || ended || added > 0;
-            if !stop {
-                self.take_candidate();
-                self.read_clock();
-                self.start_next(&tasks);
-            }
-            self.close(tasks, &plan, observer, total)?;
-            while ended && self.core.owes() {
-                self.close(Vec::new(), &plan, observer, total)?;
-            }
-            self.answer(observer, total)?;
-            let look = stop || looked.is_none_or(|at| at.elapsed() >= LAG_EVERY);
-            if look {
-                looked = Some(Instant::now());
-            }
-            self.tell(look);
-            if stop {
-                self.wait_for_commit(observer, total)?;
-                return match failed {
-                    Some(error) => Err(ingest_break(error)),
-                    None if ended => Ok(End::Finished),
-                    None if added > 0 && !control.is_stopped() => Err(Break::Added(added)),
-                    None => Ok(End::Stopped),
-                };
-            }
+    }
+
+    /// One epoch: what the workers made of it, and their start on the next. Gives the end, where it was the last.
+    pub(super) fn turn(&mut self, control: &Control, observer: Observer<'_>, total: &mut Counts) -> Result<Option<End>, Break> {
+        let Collected { tasks, plan, failed } = self.collect()?;
+        let ended = self.progress.all_finished();
+        let added = self.progress.added();
+        let stop = control.is_stopped() || failed.is_some() || ended || added > 0;
+        if !stop {
+            self.take_candidate();
+            self.read_clock();
+            self.start_next(&tasks);
+        }
+        self.close(tasks, &plan, observer, total)?;
+        while ended && self.core.owes() {
+            self.close(Vec::new(), &plan, observer, total)?;
+        }
+        self.answer(observer, total)?;
+        let now = self.outside.now();
+        let look = stop || self.looked.is_none_or(|at| now.duration_since(at) >= LAG_EVERY);
+        if look {
+            self.looked = Some(now);
+        }
+        self.tell(look);
+        if !stop {
+            return Ok(None);
+        }
+        self.wait_for_commit(observer, total)?;
+        match failed {
+            Some(error) => Err(ingest_break(error)),
+            None if ended => Ok(Some(End::Finished)),
+            None if added > 0 && !control.is_stopped() => Err(Break::Added(added)),
+            None => Ok(Some(End::Stopped)),
         }
     }
 
@@ -147,7 +215,7 @@ impl Driver<'_> {
 
     /// The next epoch's processing time: it never goes back, also when the clock does.
     fn read_clock(&mut self) {
-        self.now = self.now.max(self.core.now()).max(crate::time::now_ms());
+        self.now = self.now.max(self.core.now()).max(self.outside.now_ms());
     }
 
     fn start(&self) -> EpochStart {
@@ -156,12 +224,12 @@ impl Driver<'_> {
 
     /// Tells people where the job stands; `look`: also what takes time to find out.
     fn tell(&mut self, look: bool) {
-        let now = Instant::now();
+        let now = self.outside.now();
         self.progress.moved(self.core.watermarks(), now);
-        let ends = if look { self.source.end_positions() } else { Vec::new() };
+        let ends = if look { self.outside.end_positions() } else { Vec::new() };
         if look {
-            self.metrics.lag(self.partitions, self.core.positions(), &ends, self.core.watermarks());
-            self.metrics.waiting(self.partitions, &self.progress, now);
+            self.metrics.lag(&self.partitions, self.core.positions(), &ends, self.core.watermarks());
+            self.metrics.waiting(&self.partitions, &self.progress, now);
         }
         let windows = look.then(|| self.core.open_windows()).flatten();
         let seen = Seen { core: &self.core, clock: &self.progress, ends, windows, looked: look, now };
@@ -172,24 +240,17 @@ impl Driver<'_> {
         if self.probation.is_some() { FaultPolicy::Fail } else { FaultPolicy::Isolate }
     }
 
-    fn send(&self, command: &Sender<Run>, start: EpochStart, held: &Arc<[bool]>, rest: bool) {
-        let deadline = Instant::now() + self.limits.epoch_time;
-        let run = Run { plan: Arc::clone(&self.current), start, deadline, held: Arc::clone(held), rest };
-        // A worker that is gone is noticed where its result is missing.
-        let _ = command.send(run);
-    }
-
     /// Waits for all workers; shares that failed are run again here.
     fn collect(&mut self) -> Result<Collected, Break> {
-        let mut ran: Vec<Ran> = Vec::with_capacity(self.commands.len());
-        for _ in 0..self.commands.len() {
-            let one = self.results.recv().map_err(|_| Error::new(Kind::Internal, "a worker ended without a word"))?;
-            ran.push(one);
+        let workers = self.outside.workers();
+        let mut ran: Vec<Ran> = Vec::with_capacity(workers);
+        for _ in 0..workers {
+            ran.push(self.outside.ran().ok_or_else(|| Error::new(Kind::Internal, "a worker ended without a word"))?);
         }
         ran.sort_by_key(|r| r.worker);
-        let now = Instant::now();
+        let now = self.outside.now();
         let mut failed = None;
-        let mut tasks = Vec::with_capacity(ran.len());
+        let mut shares = Vec::with_capacity(ran.len());
         for mut one in ran {
             self.progress.see(&one, now);
             self.metrics.skipped_offsets.inc_by(one.skipped);
@@ -202,7 +263,13 @@ impl Driver<'_> {
                     self.run_again(self.start(), input)?
                 }
             };
-            tasks.push(task);
+            shares.push((task, Arc::clone(&self.current)));
+        }
+        // A version that failed in the share of one worker has no part in those of the others.
+        let mut tasks = Vec::with_capacity(shares.len());
+        for (task, plan) in shares {
+            let same = Arc::ptr_eq(&plan, &self.current);
+            tasks.push(if same { task } else { self.run_again(task.start.clone(), task.input)? });
         }
         self.progress.ask(now);
         Ok(Collected { tasks, plan: Arc::clone(&self.current), failed })
@@ -213,7 +280,7 @@ impl Driver<'_> {
         for _ in 0..RERUNS {
             start.policy = self.policy();
             let plan = Arc::clone(&self.current);
-            match JobCore::run_task(&plan, &mut self.decoder, input, start.clone(), self.limits) {
+            match JobCore::run_task(&plan, &mut self.decoder, input, start.clone(), &self.limits) {
                 Ok(task) => return Ok(task),
                 Err((error, rest)) => {
                     if !self.fault(&error) {
@@ -257,11 +324,15 @@ impl Driver<'_> {
     /// Starts all workers, each from what its task of the epoch before left; without tasks from what the job left.
     fn start_next(&mut self, tasks: &[TaskEpoch]) {
         let latest = latest_watermarks(self.core.watermarks(), tasks);
-        let held = self.progress.hold(&latest, Instant::now());
-        for (worker, command) in self.commands.iter().enumerate() {
+        let now = self.outside.now();
+        let held = self.progress.hold(&latest, now);
+        let workers = self.outside.workers();
+        for worker in 0..workers {
             let mut start = self.start();
             start.watermarks.clone_from(tasks.get(worker).map_or(&latest, |t| &t.watermarks));
-            self.send(command, start, &held, self.progress.rests(worker, self.commands.len()));
+            let deadline = now + self.limits.epoch_time;
+            let rest = self.progress.rests(worker, workers);
+            self.outside.run(worker, Run { plan: Arc::clone(&self.current), start, deadline, held: Arc::clone(&held), rest });
         }
     }
 
@@ -274,7 +345,7 @@ impl Driver<'_> {
         total: &mut Counts,
     ) -> Result<(), Break> {
         let mut plan = Arc::clone(plan);
-        let progress = self.progress.progress(Instant::now());
+        let progress = self.progress.progress(self.outside.now());
         for _ in 0..RERUNS {
             if !Arc::ptr_eq(self.core.plan(), &plan) {
                 self.core.set_plan(Arc::clone(&plan)).map_err(|e| defect(&e))?;
@@ -315,7 +386,7 @@ impl Driver<'_> {
         let mut fresh = Vec::with_capacity(tasks.len());
         for (task, mut start) in tasks.into_iter().zip(starts) {
             start.policy = FaultPolicy::Isolate;
-            let ran = JobCore::run_task(plan, &mut self.decoder, task.input, start, self.limits);
+            let ran = JobCore::run_task(plan, &mut self.decoder, task.input, start, &self.limits);
             fresh.push(ran.map_err(|(error, _)| defect(&error))?);
         }
         Ok(fresh)
@@ -357,7 +428,7 @@ impl Driver<'_> {
             plan: Arc::clone(plan),
         });
         self.handed_over = Some((commit.positions.clone(), commit.meta.closed));
-        if self.commits.send(commit).is_err() {
+        if !self.outside.commit(commit) {
             return Err(Error::new(Kind::Internal, "the committer ended without a word").into());
         }
         Ok(())
@@ -367,7 +438,7 @@ impl Driver<'_> {
         let Some(waiting) = self.in_commit.take() else { return Ok(()) };
         self.metrics.status.phase(Phase::Committing);
         let (outcome, commit_time) =
-            self.acks.recv().map_err(|_| Error::new(Kind::Internal, "the committer ended without a word"))?;
+            self.outside.committed().ok_or_else(|| Error::new(Kind::Internal, "the committer ended without a word"))?;
         outcome.map_err(commit_break)?;
         self.metrics.status.phase(Phase::Running);
         self.metrics.status.committed(&waiting.lateness, waiting.counts);

@@ -8,15 +8,16 @@ use crate::element::PartitionName;
 use crate::error::{Error, Kind};
 use crate::ingest::decode::Decoder;
 use crate::ingest::start::StartFrom;
-use crate::ingest::{IngestError, Source};
+use crate::ingest::{IngestError, Reader, Source};
 use crate::limits::JobLimits;
 use crate::output::{Change, CommitError, Committer, EpochCommit, Meta, OutRecord};
 use crate::plan::Plan;
 use crate::runtime::begin::{Around, Begin, Begun};
 use crate::runtime::core::{Counts, JobCore, OutputFormat};
 use crate::runtime::desk::Desk;
-use crate::runtime::driver::Driver;
+use crate::runtime::driver::{Driver, Frame};
 use crate::runtime::metrics::Metrics;
+use crate::runtime::outside::{Ack, Threads};
 use crate::runtime::progress::{self, PartitionClock};
 use crate::runtime::status::Phase;
 use crate::runtime::swap::Swapper;
@@ -123,36 +124,60 @@ impl From<Error> for Break {
     }
 }
 
+/// What follows an attempt that did not end for good.
+pub(super) enum Next {
+    /// The job has ended.
+    End(End),
+    /// After this pause, back to the last committed epoch; why.
+    Again(Duration, String),
+    /// At once, with so many partitions more: see [`refresh`].
+    Refresh(usize),
+}
+
+/// Attempts to get back to work, and the pauses between them.
+#[derive(Default)]
+pub(super) struct Attempts {
+    /// In a row, the last one among them; 1 where that one committed something.
+    failures: u32,
+}
+
+impl Attempts {
+    /// After an attempt with this outcome; `committed`: at least one epoch of it was.
+    ///
+    /// # Errors
+    /// What ends the job.
+    pub(super) fn after(&mut self, outcome: Result<End, Break>, committed: bool) -> Result<Next, Error> {
+        self.failures = if committed { 1 } else { self.failures + 1 };
+        match outcome {
+            Ok(end) => Ok(Next::End(end)),
+            Err(Break::Fatal(error)) => Err(error),
+            Err(Break::Added(count)) => Ok(Next::Refresh(count)),
+            Err(Break::Retry(why)) if self.failures >= ATTEMPTS => {
+                Err(Error::new(Kind::External, format!("gave up after {} attempts to go on: {why}", self.failures)))
+            }
+            Err(Break::Retry(why)) => {
+                let pause = Duration::from_millis(100u64 << self.failures.min(7)).min(BACKOFF_MAX);
+                tracing::warn!(attempt = self.failures, "going back to the last committed epoch: {why}");
+                Ok(Next::Again(pause, why))
+            }
+        }
+    }
+}
+
 /// Runs a job until its input ends, it is stopped, or it can't go on.
 ///
 /// # Errors
 /// What ended it, and who must act.
 pub fn run(mut spec: JobSpec, control: &Control, observer: Observer<'_>) -> Result<(End, Counts), Error> {
     let mut total = Counts::default();
-    let mut failures = 0;
+    let mut attempts = Attempts::default();
     loop {
         let before = total.epochs;
         let outcome = attempt(&mut spec, control, observer, &mut total);
-        failures = if total.epochs > before { 1 } else { failures + 1 };
-        match outcome {
-            Ok(end) => return Ok((end, total)),
-            Err(Break::Fatal(error)) => return Err(error),
-            Err(Break::Added(count)) => {
-                let known = spec.source.partitions().len();
-                // Where the broker is away the attempt goes on with what is known, and finds them again.
-                match spec.source.refresh() {
-                    Ok(()) => tracing::info!("the source has {count} more partitions than {known}: all are read from here on"),
-                    Err(error) => tracing::warn!("the source has {count} more partitions than {known}, not read yet: {error}"),
-                }
-                spec.committer.partitions(spec.source.partitions());
-                spec.metrics.status.describe(&spec.plan, spec.source.partitions(), &spec.limits);
-            }
-            Err(Break::Retry(why)) if failures >= ATTEMPTS => {
-                return Err(Error::new(Kind::External, format!("gave up after {failures} attempts to go on: {why}")));
-            }
-            Err(Break::Retry(why)) => {
-                let pause = Duration::from_millis(100u64 << failures.min(7)).min(BACKOFF_MAX);
-                tracing::warn!(attempt = failures, "going back to the last committed epoch: {why}");
+        match attempts.after(outcome, total.epochs > before)? {
+            Next::End(end) => return Ok((end, total)),
+            Next::Refresh(count) => refresh(&mut spec, count),
+            Next::Again(pause, why) => {
                 spec.metrics.recoveries.inc();
                 spec.metrics.status.phase(Phase::BackingOff(why));
                 if control.is_stopped() {
@@ -201,8 +226,17 @@ pub(super) fn defect(error: &DataFusionError) -> Break {
     Break::Fatal(Error::new(Kind::Internal, format!("an epoch could not be closed: {error}")))
 }
 
-/// From the last committed state until something breaks or the job ends.
-fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total: &mut Counts) -> Result<End, Break> {
+/// A job whose state is back, and who reads on from there.
+pub(super) struct Ready {
+    pub(super) core: JobCore,
+    /// One a worker.
+    pub(super) readers: Vec<Box<dyn Reader>>,
+    /// What the limits say of an epoch holds over all workers; these are of one.
+    pub(super) limits: JobLimits,
+}
+
+/// From the last committed state.
+pub(super) fn get_ready(spec: &mut JobSpec) -> Result<Ready, Break> {
     let partitions = spec.source.partitions().to_vec();
     let format = OutputFormat { timestamps: spec.pipeline.timestamp_format };
     spec.metrics.status.phase(Phase::Restoring);
@@ -224,18 +258,36 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
     );
     let workers = spec.workers.clamp(1, partitions.len().max(1));
     let readers = spec.source.readers(core.positions(), workers).map_err(ingest_break)?;
-    // What the limits say of an epoch holds over all workers.
     let mut limits = spec.limits.clone();
     limits.epoch_rows = (limits.epoch_rows / workers).max(1);
     limits.epoch_bytes = (limits.epoch_bytes / workers).max(1);
+    Ok(Ready { core, readers, limits })
+}
+
+/// Takes in `count` partitions that the source has been given.
+pub(super) fn refresh(spec: &mut JobSpec, count: usize) {
+    let known = spec.source.partitions().len();
+    // Where the broker is away the attempt goes on with what is known, and finds them again.
+    match spec.source.refresh() {
+        Ok(()) => tracing::info!("the source has {count} more partitions than {known}: all are read from here on"),
+        Err(error) => tracing::warn!("the source has {count} more partitions than {known}, not read yet: {error}"),
+    }
+    spec.committer.partitions(spec.source.partitions());
+    spec.metrics.status.describe(&spec.plan, spec.source.partitions(), &spec.limits);
+}
+
+/// From the last committed state until something breaks or the job ends.
+fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total: &mut Counts) -> Result<End, Break> {
+    let Ready { core, readers, limits } = get_ready(spec)?;
+    let frame = Frame::of(spec, *total);
+    let partitions = frame.partitions.clone();
     let query = spec.source.end_query();
-    let (result_in, results) = bounded::<Ran>(workers);
+    let (result_in, results) = bounded::<Ran>(readers.len());
     let (commit_in, commits) = bounded::<EpochCommit>(1);
-    let (ack_in, acks) = bounded::<(Result<(), CommitError>, Duration)>(1);
+    let (ack_in, acks) = bounded::<Ack>(1);
     let (asking, answering) = progress::channels();
     let clock = PartitionClock::new(core.watermarks(), &limits, query.is_some().then_some(asking), Instant::now());
-    let label = (spec.pipeline.team.clone(), spec.pipeline.name.clone());
-    let JobSpec { plan, swapper, source, committer, metrics, observe_outputs, desk, .. } = spec;
+    let JobSpec { plan, source, committer, .. } = spec;
     std::thread::scope(|scope| {
         let mut commands = Vec::new();
         for (worker, reader) in readers.into_iter().enumerate() {
@@ -250,29 +302,8 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
             scope.spawn(move || progress::answer(query.as_mut(), &answering));
         }
         scope.spawn(move || commit_loop(committer.as_mut(), &commits, &ack_in));
-        let mut driver = Driver {
-            decoder: Decoder::of_plan(plan, &partitions),
-            current: Arc::clone(plan),
-            probation: None,
-            core,
-            limits: &limits,
-            swapper,
-            source: source.as_mut(),
-            metrics,
-            progress: clock,
-            partitions: &partitions,
-            commands,
-            results,
-            commits: commit_in,
-            acks,
-            in_commit: None,
-            handed_over: None,
-            observe_outputs: *observe_outputs,
-            base: *total,
-            desk,
-            label,
-            now: i64::MIN,
-        };
+        let outside = Threads { source: source.as_mut(), commands, results, commits: commit_in, acks };
+        let mut driver = Driver::new(frame, core, limits.clone(), clock, outside);
         let end = driver.drive(control, observer, total);
         *plan = Arc::clone(&driver.current);
         end
@@ -336,11 +367,7 @@ fn added_since(source: &mut dyn Source, meta: &Meta, starts: &mut [i64]) -> Resu
     Ok(())
 }
 
-fn commit_loop(
-    committer: &mut dyn Committer,
-    commits: &Receiver<EpochCommit>,
-    acks: &Sender<(Result<(), CommitError>, Duration)>,
-) {
+fn commit_loop(committer: &mut dyn Committer, commits: &Receiver<EpochCommit>, acks: &Sender<Ack>) {
     while let Ok(commit) = commits.recv() {
         let started = Instant::now();
         let outcome = committer.commit(commit);

@@ -237,14 +237,7 @@ pub(super) fn answer(query: &mut dyn EndQuery, (questions, answers): &Answering)
     let mut looked = Instant::now();
     loop {
         let word = match questions.recv_timeout(LOOK_FOR_NEW.saturating_sub(looked.elapsed())) {
-            Ok(question) => {
-                let started = Instant::now();
-                let mut end = |(partition, offset): (usize, i64)| {
-                    let end = if started.elapsed() < ROUND { query.end(partition) } else { None };
-                    (partition, offset, end)
-                };
-                Word::Ends(question.into_iter().map(&mut end).collect())
-            }
+            Ok(question) => Word::Ends(round(query, question, &Instant::now)),
             Err(RecvTimeoutError::Timeout) => {
                 looked = Instant::now();
                 match query.added() {
@@ -258,6 +251,23 @@ pub(super) fn answer(query: &mut dyn EndQuery, (questions, answers): &Answering)
             return;
         }
     }
+}
+
+/// Answers what was asked, without waiting.
+pub(super) fn answer_waiting(query: &mut dyn EndQuery, (questions, answers): &Answering, now: &dyn Fn() -> Instant) {
+    while let Ok(question) = questions.try_recv() {
+        // Where an answer waits still, this one is asked again.
+        let _ = answers.try_send(Word::Ends(round(query, question, now)));
+    }
+}
+
+fn round(query: &mut dyn EndQuery, question: Question, now: &dyn Fn() -> Instant) -> Answer {
+    let started = now();
+    let mut end = |(partition, offset): (usize, i64)| {
+        let end = if now().duration_since(started) < ROUND { query.end(partition) } else { None };
+        (partition, offset, end)
+    };
+    question.into_iter().map(&mut end).collect()
 }
 
 #[cfg(test)]

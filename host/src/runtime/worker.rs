@@ -65,14 +65,22 @@ pub fn work(
     results: &Sender<Ran>,
 ) {
     while let Ok(run) = commands.recv() {
-        let ran = run_epoch(worker, reader.as_mut(), &mut decoder, limits, run);
+        let ran = run_epoch(worker, reader.as_mut(), &mut decoder, limits, run, &Instant::now);
         if results.send(ran).is_err() {
             return;
         }
     }
 }
 
-fn run_epoch(worker: usize, reader: &mut dyn Reader, decoder: &mut Decoder, limits: &JobLimits, run: Run) -> Ran {
+/// A worker's share of an epoch; `now` is the clock that its deadline is of.
+pub(super) fn run_epoch(
+    worker: usize,
+    reader: &mut dyn Reader,
+    decoder: &mut Decoder,
+    limits: &JobLimits,
+    run: Run,
+    now: &dyn Fn() -> Instant,
+) -> Ran {
     let plan = Arc::clone(&run.plan);
     let mut ran = Ran {
         worker,
@@ -94,7 +102,7 @@ fn run_epoch(worker: usize, reader: &mut dyn Reader, decoder: &mut Decoder, limi
     };
     reader.hold(&run.held);
     loop {
-        let left = run.deadline.saturating_duration_since(Instant::now());
+        let left = run.deadline.saturating_duration_since(now());
         if run.rest || left.is_zero() || task.rows() >= limits.epoch_rows || task.bytes() >= limits.epoch_bytes {
             break;
         }

@@ -1,0 +1,152 @@
+//! A deterministic simulator: one number drives the input, the pipeline, a clock, a broker and everything that goes wrong, and a job's own code
+//! (restore, epochs, swaps, retries) runs in it in one thread. What was committed is compared with a plain recomputation.
+//!
+//! `KINDLING_SIM_SEED=n` runs one seed and prints its trace, `KINDLING_SIM_FEEDS=m` with it only the first `m` feeds of its input;
+//! `KINDLING_SIM_SEEDS=n` runs `n` seeds (`KINDLING_SIM_FROM` on), with a line of progress now and then.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+mod broker;
+mod case;
+mod committer;
+#[path = "../support/definition.rs"]
+mod definition;
+mod disk;
+mod guests;
+mod mutants;
+mod run;
+mod source;
+mod verify;
+mod world;
+
+use case::Case;
+use definition::Random;
+use mutants::Mutant;
+use std::time::{Duration, Instant};
+use verify::Final;
+use world::Weather;
+
+/// Seeds of a plain run.
+const SEEDS: u64 = 400;
+/// Seeds that found something, with what it was.
+const SEEDS_KEPT: &[(u64, &str)] = &[];
+/// A mutant must be found within so many seeds.
+const SEEDS_OF_MUTANT: u64 = 100;
+/// Between two lines of progress.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+}
+
+/// What a run came to: the hash of its trace, what was committed, and all of the trace that is kept.
+struct Checked {
+    hash: u64,
+    outcome: Result<Final, String>,
+    trace: String,
+}
+
+fn run(seed: u64, case: &Case, weather: Weather, mutant: Option<Mutant>) -> Checked {
+    let random = Random::of_seed(seed ^ 0x5eed_0000_0000);
+    let (run, outcome) = run::run(case, random, weather, mutant);
+    run.state(|state| Checked {
+        hash: state.trace.hash(),
+        outcome: outcome.and_then(|()| verify::verify(case, state)),
+        trace: state.trace.text(),
+    })
+}
+
+fn case(seed: u64, feeds: Option<u64>) -> Case {
+    let mut case = Case::random(&mut Random::of_seed(seed));
+    if let Some(feeds) = feeds {
+        case.cut(feeds as usize);
+    }
+    case
+}
+
+/// Both ways to run a case: with all that goes wrong, and with nothing.
+fn check(case: &Case, seed: u64, mutant: Option<Mutant>) -> Result<u64, (String, String)> {
+    let stormy = run(seed, case, Weather::Stormy, mutant);
+    let stormy_final = stormy.outcome.map_err(|why| (why, stormy.trace.clone()))?;
+    // Where nothing depends on how epochs are cut, a run with crashes has the same output as one without.
+    if mutant.is_none() && case.is_cut_free() {
+        let calm = run(seed, case, Weather::Calm, None);
+        let calm_final = calm.outcome.map_err(|why| (format!("without faults: {why}"), calm.trace))?;
+        if calm_final != stormy_final {
+            return Err((format!("without faults {calm_final:#?}\nwith them {stormy_final:#?}"), stormy.trace));
+        }
+    }
+    Ok(stormy.hash)
+}
+
+/// Fewer rows that fail too, and how.
+fn smaller(seed: u64) -> (Option<u64>, (String, String)) {
+    let whole = case(seed, None).feeds.len() as u64;
+    for feeds in (1..10).map(|n| whole * n / 10) {
+        if let Err(failure) = check(&case(seed, Some(feeds)), seed, None) {
+            return (Some(feeds), failure);
+        }
+    }
+    let failure = check(&case(seed, None), seed, None).err().unwrap_or_else(|| ("it does not fail again".into(), String::new()));
+    (None, failure)
+}
+
+fn fail(seed: u64) -> ! {
+    let (feeds, (why, trace)) = smaller(seed);
+    let cut = feeds.map_or_else(String::new, |n| format!("KINDLING_SIM_FEEDS={n} "));
+    let about = case(seed, feeds).about();
+    panic!("{trace}\n\nseed {seed}: {about}\n{why}\n\nagain: KINDLING_SIM_SEED={seed} {cut}tests/run simulated");
+}
+
+fn check_all(seeds: impl Iterator<Item = u64>, tells: bool) {
+    let (started, mut told, mut done) = (Instant::now(), Instant::now(), 0u64);
+    for seed in seeds {
+        if check(&case(seed, None), seed, None).is_err() {
+            fail(seed);
+        }
+        done += 1;
+        if tells && told.elapsed() >= PROGRESS {
+            told = Instant::now();
+            eprintln!("{done} seeds, {:.0} a second, now at {seed}", done as f64 / started.elapsed().as_secs_f64());
+        }
+    }
+    eprintln!("{done} seeds in {:.1} s", started.elapsed().as_secs_f64());
+}
+
+#[test]
+fn simulated_jobs_commit_what_the_definition_says() {
+    if let Some(seed) = number("KINDLING_SIM_SEED") {
+        let case = case(seed, number("KINDLING_SIM_FEEDS"));
+        let checked = run(seed, &case, Weather::Stormy, None);
+        eprintln!("{}\n\nseed {seed}: {}", checked.trace, case.about());
+        if let Err((why, _)) = check(&case, seed, None) {
+            panic!("seed {seed}: {why}");
+        }
+        return;
+    }
+    match number("KINDLING_SIM_SEEDS") {
+        Some(seeds) => {
+            let from = number("KINDLING_SIM_FROM").unwrap_or(0);
+            check_all(from..from + seeds, true);
+        }
+        None => check_all(SEEDS_KEPT.iter().map(|(seed, _)| *seed).chain(0..SEEDS), false),
+    }
+}
+
+#[test]
+fn simulated_runs_of_one_seed_are_the_same() {
+    for seed in 0..40 {
+        let case = case(seed, None);
+        let (a, b) = (run(seed, &case, Weather::Stormy, None), run(seed, &case, Weather::Stormy, None));
+        assert_eq!(a.hash, b.hash, "seed {seed}: {}\n{}\n\n{}", case.about(), a.trace, b.trace);
+    }
+}
+
+#[test]
+fn simulated_defects_are_found() {
+    for mutant in Mutant::ALL {
+        let found = (0..SEEDS_OF_MUTANT).find(|seed| check(&case(*seed, None), *seed, Some(mutant)).is_err());
+        let found = found.unwrap_or_else(|| panic!("{mutant:?} is not found in {SEEDS_OF_MUTANT} seeds"));
+        eprintln!("{mutant:?}: found by seed {found}");
+    }
+}

@@ -1,0 +1,225 @@
+//! What was committed against what the input and the definition say: nothing lost, nothing doubled, every row in one place.
+
+use crate::broker::{Broker, Committed};
+use crate::case::{Case, Guests, Item, Nature, Shape};
+use crate::definition::{Fate, Row, Window, expected};
+use crate::world::State;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A row's place: partition and offset.
+type At = (usize, i64);
+type Key = Option<String>;
+
+/// Everything that a reader of the committed output has in the end; the same for all runs of a case whose partitions never idle.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Final {
+    /// Windows with the guest's count of their rows.
+    pub windows: Vec<(Window<Key>, Option<i64>)>,
+    /// Values of rows that are results themselves.
+    pub rows: Vec<i64>,
+    /// Late rows with how late they were.
+    pub late: BTreeMap<At, i64>,
+    /// Rejected rows with their reason; whether a guest did it.
+    pub rejects: BTreeMap<At, (String, bool)>,
+}
+
+/// What is wrong, if anything.
+///
+/// # Errors
+/// What differs.
+pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
+    let broker = &state.broker;
+    let got = outputs(case, broker)?;
+    let rows = rows(case, broker)?;
+    let mut kept: Vec<(At, Row<Key>)> = Vec::new();
+    let (mut poisoned, mut values) = (Vec::new(), Vec::new());
+    for (at, epoch, item) in &rows {
+        let rejected = got.rejects.get(at);
+        let is_bad = match item.nature {
+            Nature::Broken | Nature::Tombstone => true,
+            Nature::Timeless => !matches!(case.shape, Shape::Rows | Shape::Windows { processing: true, .. }),
+            Nature::Good | Nature::Poison => false,
+        };
+        let dropped = case.filtered && item.value % 3 == 0;
+        if is_bad {
+            match rejected {
+                Some((_, false)) => {}
+                None if dropped && item.nature == Nature::Timeless => {}
+                other => return Err(format!("{item:?} at {at:?} must be rejected, not {other:?}")),
+            }
+            continue;
+        }
+        if item.nature == Nature::Poison && !dropped {
+            poisoned.push(*at);
+        }
+        values.extend((!dropped).then_some(item.value));
+        let by_guest = rejected.is_some_and(|(_, guest)| *guest);
+        kept.push((*at, row(case, *at, epoch, item, !dropped && !by_guest)));
+    }
+    let Shape::Windows { kind, .. } = case.shape else {
+        values.sort_unstable();
+        return same("rows", &values, &got.rows).and(Ok(got));
+    };
+    let of: Vec<Row<Key>> = kept.iter().map(|(_, row)| row.clone()).collect();
+    let (windows, fates) = expected(kind, case.window_bounds(), &of);
+    let mut late = BTreeMap::new();
+    for ((at, row), fate) in kept.iter().zip(&fates) {
+        let rejected = got.rejects.get(at);
+        let is_dropped = case.filtered && row.value % 3 == 0;
+        match (fate, rejected) {
+            (Fate::Future, Some((_, false))) => {}
+            (Fate::Future, None) if is_dropped => {}
+            (Fate::Late(by), None) => late.extend((!is_dropped).then_some((*at, *by))),
+            (Fate::Counted, None) => {}
+            (Fate::Counted, Some((_, true))) if state.fails_on_any || poisoned.contains(at) => {}
+            (fate, rejected) => return Err(format!("{row:?} at {at:?} is {fate:?}, and {rejected:?}")),
+        }
+        let must = matches!(case.guests, Guests::Hostile(_)) && poisoned.contains(at) && *fate == Fate::Counted;
+        if must && rejected.is_none() {
+            return Err(format!("poisoned {row:?} at {at:?} is not rejected"));
+        }
+    }
+    let by_late = |late: &BTreeMap<At, i64>| -> Vec<(At, i64)> {
+        // What has been closed by idle partitions is known to the epoch that comes after, or the one after that.
+        late.iter().map(|(at, by)| (*at, if case.idles { 0 } else { *by })).collect()
+    };
+    same("late rows", &by_late(&late), &by_late(&got.late))?;
+    let found: Vec<Window<Key>> = got.windows.iter().map(|(w, _)| w.clone()).collect();
+    same("windows", &windows, &found)?;
+    if let Some((window, guest)) = got.windows.iter().find(|(w, g)| g.is_some_and(|g| g != w.rows)) {
+        return Err(format!("{window:?}: the guest has counted {guest:?}"));
+    }
+    let left = broker.table();
+    if !left.is_empty() {
+        return Err(format!("{} slots are left although all windows have closed", left.len()));
+    }
+    Ok(got)
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, want: &[T], got: &[T]) -> Result<(), String> {
+    if want == got {
+        return Ok(());
+    }
+    let missing: Vec<&T> = want.iter().filter(|w| !got.contains(w)).take(8).collect();
+    let extra: Vec<&T> = got.iter().filter(|g| !want.contains(g)).take(8).collect();
+    Err(format!("{what}: {} expected, {} there; missing {missing:#?}, too many {extra:#?}", want.len(), got.len()))
+}
+
+impl Case {
+    fn window_bounds(&self) -> crate::definition::Bounds {
+        match self.shape {
+            // Nothing is late, and nothing lies in the future.
+            Shape::Windows { processing: true, .. } => {
+                crate::definition::Bounds { disorder: i64::MAX / 4, lateness: 0, max_future: i64::MAX / 4 }
+            }
+            _ => self.bounds,
+        }
+    }
+}
+
+fn row(case: &Case, (partition, _): At, epoch: &Epoch, item: &Item, counts: bool) -> Row<Key> {
+    let Shape::Windows { processing, kind, .. } = case.shape else {
+        return Row { partition, key: None, time: 0, written: None, value: item.value, counts, floor: i64::MIN };
+    };
+    // Bounds of the future are those of windows of time.
+    let is_timed = !matches!(kind, crate::definition::Kind::Count { .. } | crate::definition::Kind::Global);
+    Row {
+        partition,
+        key: item.key.clone().filter(|_| case.keyed),
+        time: if processing { epoch.now } else { item.time },
+        written: item.written.filter(|_| is_timed && !processing),
+        value: item.value,
+        counts,
+        floor: if case.idles && is_timed && !processing { epoch.closed_before } else { i64::MIN },
+    }
+}
+
+/// The epoch that a row was read in.
+#[derive(Clone, Copy, Debug)]
+pub struct Epoch {
+    now: i64,
+    closed_before: i64,
+}
+
+/// The rows of the input in the order of epochs, each once: the ranges of the committed epochs have neither gaps nor overlaps.
+fn rows(case: &Case, broker: &Broker) -> Result<Vec<(At, Epoch, Item)>, String> {
+    let mut rows = Vec::new();
+    let log = case.log();
+    let mut at = vec![0; case.partitions];
+    let mut closed_before = i64::MIN;
+    for Committed { offsets, meta, .. } in &broker.committed {
+        let epoch = Epoch { now: meta.now, closed_before };
+        for (partition, (from, to)) in at.iter().zip(offsets).enumerate() {
+            for offset in *from..*to {
+                if let Some(item) = log[partition].get(&offset) {
+                    rows.push(((partition, offset), epoch, (*item).clone()));
+                }
+            }
+        }
+        at.clone_from(offsets);
+        closed_before = meta.closed;
+    }
+    for (partition, at) in at.iter().enumerate() {
+        let left = log[partition].range(at..).count();
+        if left > 0 {
+            return Err(format!("partition {partition} has {left} rows from {at} on, which no epoch has read"));
+        }
+    }
+    Ok(rows)
+}
+
+fn outputs(case: &Case, broker: &Broker) -> Result<Final, String> {
+    let mut table: BTreeMap<(Option<Vec<u8>>, usize), Value> = BTreeMap::new();
+    let mut got = Final { windows: Vec::new(), rows: Vec::new(), late: BTreeMap::new(), rejects: BTreeMap::new() };
+    let all = broker.committed.iter().flat_map(|c| &c.produced);
+    for (i, produced) in all.enumerate() {
+        let parsed = produced.value.as_deref().map(serde_json::from_slice::<Value>).transpose().map_err(|e| e.to_string())?;
+        if produced.topic == "sink" {
+            let key = (produced.key.clone(), if case.upserts() { 0 } else { i });
+            let Some(value) = parsed else {
+                table.remove(&key);
+                continue;
+            };
+            let text = value.to_string();
+            let old = table.insert(key, value);
+            if old.is_some_and(|o| o["isFinal"] != false) {
+                return Err(format!("a result after the final one: {text}"));
+            }
+            continue;
+        }
+        let value = parsed.ok_or("a side output without a value")?;
+        let number = |name: &str| value[name].as_i64().ok_or_else(|| format!("no {name} in {value}"));
+        let at = (number("partition")? as usize, number("offset")?);
+        let doubled = match produced.topic {
+            "late" => got.late.insert(at, number("lateByMs")?).is_some(),
+            _ => {
+                let reason = value["reason"].as_str().unwrap_or_default().to_owned();
+                got.rejects.insert(at, (reason, !value["plugin"].is_null())).is_some()
+            }
+        };
+        if doubled {
+            return Err(format!("row {at:?} is twice in {}", produced.topic));
+        }
+    }
+    for value in table.values() {
+        match case.shape {
+            Shape::Rows => got.rows.push(value["v"].as_i64().ok_or_else(|| format!("no value in {value}"))?),
+            Shape::Windows { .. } => got.windows.push(window(case, value)?),
+        }
+    }
+    got.rows.sort_unstable();
+    got.windows.sort();
+    Ok(got)
+}
+
+fn window(case: &Case, value: &Value) -> Result<(Window<Key>, Option<i64>), String> {
+    if case.upserts() && value["isFinal"] != true {
+        return Err(format!("not final in the end: {value}"));
+    }
+    let number = |name: &str| value[name].as_i64().ok_or_else(|| format!("no {name} in {value}"));
+    let is_global = matches!(case.shape, Shape::Windows { kind: crate::definition::Kind::Global, .. });
+    let (start, end) = if is_global { (i64::MIN, i64::MAX) } else { (number("window_start")?, number("window_end")?) };
+    let key = value["k"].as_str().map(str::to_owned);
+    Ok((Window { key, start, end, rows: number("count")?, sum: number("sum")? }, value["guest"].as_i64()))
+}
