@@ -99,6 +99,7 @@ impl Tree {
     /// [`TreeError`].
     pub fn open(path: &Path) -> Result<Self, TreeError> {
         std::fs::create_dir_all(path).map_err(|e| TreeError::Io { path: path.to_path_buf(), why: e.to_string() })?;
+        remove_unfinished(path).map_err(|e| TreeError::Io { path: path.to_path_buf(), why: e.to_string() })?;
         lists::check(path).map_err(|why| TreeError::Damaged { path: path.to_path_buf(), why })?;
         // One background thread and a small cache: the table in memory is the hot path, this is its backup.
         let builder = Database::builder(path).worker_threads(1).cache_size(8 << 20).max_journaling_size(JOURNAL_BYTES);
@@ -304,6 +305,22 @@ fn error(path: &Path, error: &fjall::Error) -> TreeError {
     }
 }
 
+/// Removes what is left where a process died, or had no room, while it made the tree: nothing was in it yet, and the store does not make one
+/// over that. Its marker `version` comes last, and the folder of what it holds has entries as soon as it holds anything.
+fn remove_unfinished(path: &Path) -> std::io::Result<()> {
+    let journal = path.join("0.jnl");
+    let holds = path.join("keyspaces").read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    if holds || path.join("version").exists() || !journal.exists() {
+        return Ok(());
+    }
+    // Not from under a process that makes the tree right now.
+    let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock"))?;
+    if lock.try_lock().is_ok() && !path.join("version").exists() {
+        std::fs::remove_file(journal)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,6 +342,18 @@ mod tests {
         tree.clear(&[]).unwrap();
         tree.entries(&mut |e| panic!("{e:?}")).unwrap();
         assert_eq!(tree.note("meta").unwrap(), None);
+    }
+
+    #[test]
+    fn a_tree_whose_making_broke_off_is_made_and_one_that_was_made_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("keyspaces")).unwrap();
+        std::fs::write(dir.path().join("0.jnl"), "").unwrap();
+        std::fs::write(dir.path().join("lock"), "").unwrap();
+        Tree::open(dir.path()).unwrap().apply(&[], &[("meta", b"m")], true).unwrap();
+        std::fs::remove_file(dir.path().join("version")).unwrap();
+        assert!(Tree::open(dir.path()).is_err());
+        assert!(dir.path().join("0.jnl").metadata().unwrap().len() > 0, "what it holds is not removed with its marker gone");
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub fn create_topic(topic: &str, partitions: usize) {
 pub fn producer() -> BaseProducer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers()).set("linger.ms", "20").set("compression.type", "lz4");
+    // A batch that a broker refuses while it starts must not come again behind later ones.
+    config.set("enable.idempotence", "true");
     config.set("queue.buffering.max.messages", "500000").create().expect("a producer")
 }
 
@@ -222,11 +224,11 @@ sideOutputs:
     )
 }
 
-/// Waits until `done`, at most a minute.
+/// Waits until `done`, at most three minutes: machines that test do other things too.
 pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
-        assert!(started.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        assert!(started.elapsed() < Duration::from_secs(180), "not within three minutes: {what}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -293,7 +295,11 @@ impl Job {
 
     /// Waits for the end of a process; gives its exit code.
     pub fn exit_code(&self, mut child: Child) -> Option<i32> {
-        eventually(&format!("the process ends: {}", self.log_text()), || child.try_wait().expect("a status").is_some());
+        let started = Instant::now();
+        while child.try_wait().expect("a status").is_none() {
+            assert!(started.elapsed() < Duration::from_secs(180), "the process must end: {}", self.log_text());
+            std::thread::sleep(Duration::from_millis(50));
+        }
         child.wait().expect("it has ended").code()
     }
 
