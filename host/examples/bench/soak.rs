@@ -1,4 +1,5 @@
-//! Whether memory stays flat: the counts with a guest at a steady rate for a long time, and the job's resident memory as it goes.
+//! Whether memory stays flat: the counts with a guest at a steady rate for a long time, and the job's memory as it goes: resident, and the part
+//! of it that is the job's own (anonymous). The rest are pages of the program's file, which the kernel takes and gives back as it likes.
 
 use crate::events;
 use crate::job::Place;
@@ -11,7 +12,7 @@ const EVERY: Duration = Duration::from_secs(10);
 /// A line is printed for as many looks.
 const LOOKS: usize = 30;
 
-/// Prints least, mean and most of the job's memory every five minutes.
+/// Prints the job's memory every five minutes.
 ///
 /// # Errors
 /// What could not be run, or a job that ended.
@@ -33,27 +34,33 @@ pub fn measure(place: &Place, rate: u64, time: Duration) -> Result<(), Box<dyn E
 }
 
 fn watch(job: &mut Child, rate: u64, time: Duration) -> Result<(), Box<dyn Error>> {
-    println!("{rate} rows a second\n| minutes | least MB | mean MB | most MB |\n|---|---|---|---|");
-    let (started, mut seen) = (Instant::now(), Vec::with_capacity(LOOKS));
+    println!("{rate} rows a second\n| minutes | resident MB: least, mean, most | own MB: least, mean, most |\n|---|---|---|");
+    let (started, mut all, mut own) = (Instant::now(), Vec::with_capacity(LOOKS), Vec::with_capacity(LOOKS));
     while started.elapsed() < time {
         std::thread::sleep(EVERY);
         if let Some(status) = job.try_wait()? {
             return Err(format!("the job ended: {status}").into());
         }
-        seen.push(resident(job.id())?);
-        if seen.len() == LOOKS {
-            let mean = seen.iter().sum::<f64>() / LOOKS as f64;
-            let (least, most) = crate::measure::spread(&seen);
-            println!("| {} | {least:.0} | {mean:.0} | {most:.0} |", started.elapsed().as_secs() / 60);
-            seen.clear();
+        all.push(memory(job.id(), "VmRSS:")?);
+        own.push(memory(job.id(), "RssAnon:")?);
+        if all.len() == LOOKS {
+            println!("| {} | {} | {} |", started.elapsed().as_secs() / 60, span(&all), span(&own));
+            all.clear();
+            own.clear();
         }
     }
     Ok(())
 }
 
-/// Resident memory of a process, megabytes.
-fn resident(process: u32) -> Result<f64, Box<dyn Error>> {
+/// Least, mean and most.
+fn span(seen: &[f64]) -> String {
+    let (least, most) = crate::measure::spread(seen);
+    format!("{least:.0}, {:.0}, {most:.0}", seen.iter().sum::<f64>() / seen.len() as f64)
+}
+
+/// A line of `/proc/PROCESS/status`, megabytes.
+fn memory(process: u32, name: &str) -> Result<f64, Box<dyn Error>> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    let line = status.lines().find_map(|l| l.strip_prefix(name)).ok_or_else(|| format!("no {name}"))?;
     Ok(line.trim().trim_end_matches("kB").trim().parse::<f64>()? * 1_024.0 / 1e6)
 }
