@@ -74,7 +74,12 @@ impl FileSinks {
             }
             Sink::File { path, file, length } => {
                 let written = file.write_all(&text).and_then(|()| file.sync_data());
-                written.map_err(|e| CommitError::Config(format!("{path}: {e}")))?;
+                let failed = |e| {
+                    format!(
+                        "{path}: {e}; its epoch is not committed: make room, and start the job again, which goes on from there"
+                    )
+                };
+                written.map_err(|e| CommitError::Config(failed(e)))?;
                 *length += text.len() as u64;
                 Ok(())
             }

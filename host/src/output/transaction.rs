@@ -90,6 +90,8 @@ impl Transactions {
             ("compression.type", "lz4"),
             ("retry.backoff.ms", "1"),
             ("retry.backoff.max.ms", "5"),
+            // The default of 10 s is how long a broker that is back would go unnoticed.
+            ("reconnect.backoff.max.ms", "1000"),
             ("queue.buffering.max.messages", "1000000"),
             ("queue.buffering.max.kbytes", "262144"),
             ("batch.size", "262144"),

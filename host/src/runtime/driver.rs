@@ -5,7 +5,9 @@
 
 use super::core::{Counts, JobCore, Outcome};
 use super::desk::Desk;
-use super::job::{Break, Committed, Control, End, JobSpec, Observer, commit_break, defect, ingest_break};
+use super::job::{
+    Break, Committed, Control, End, JobSpec, Observer, commit_break, defect, ingest_break, spill_break, spill_error,
+};
 use super::metrics::Metrics;
 use super::outside::Outside;
 use super::progress::PartitionClock;
@@ -24,6 +26,7 @@ use crate::output::{EpochCommit, OutRecord};
 use crate::plan::Plan;
 use crate::plugin::{FailureKind, PluginSet, guest_error};
 use crate::state::savepoint::Header;
+use crate::state::store::Sizes;
 use datafusion::error::DataFusionError;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,6 +62,7 @@ struct InCommit {
     lateness: Lateness,
     closed: i64,
     state: (usize, usize),
+    sizes: Sizes,
     plan: Arc<Plan>,
 }
 
@@ -168,13 +172,17 @@ impl<O: Outside> Driver<O> {
     pub(super) fn turn(&mut self, control: &Control, observer: Observer<'_>, total: &mut Counts) -> Result<Option<End>, Break> {
         let Collected { tasks, plan, failed } = self.collect()?;
         let ended = self.progress.all_finished();
-        let stop = control.is_stopped() || failed.is_some() || ended;
+        let added = self.progress.added();
+        let stop = control.is_stopped() || failed.is_some() || ended || added > 0;
         if !stop {
             self.take_candidate();
             self.read_clock();
             self.start_next(&tasks);
         }
         self.close(tasks, &plan, observer, total)?;
+        while ended && self.core.owes() {
+            self.close(Vec::new(), &plan, observer, total)?;
+        }
         self.answer(observer, total)?;
         let now = self.outside.now();
         let look = stop || self.looked.is_none_or(|at| now.duration_since(at) >= LAG_EVERY);
@@ -189,6 +197,7 @@ impl<O: Outside> Driver<O> {
         match failed {
             Some(error) => Err(ingest_break(error)),
             None if ended => Ok(Some(End::Finished)),
+            None if added > 0 && !control.is_stopped() => Err(Break::Added(added)),
             None => Ok(Some(End::Stopped)),
         }
     }
@@ -200,7 +209,7 @@ impl<O: Outside> Driver<O> {
         let mut bytes = Vec::new();
         let header = |meta| Header::new(&self.label.0, &self.label.1, ask.now_ms, meta);
         let copied = self.core.copy(header, ask.key.as_deref(), STATE_COPY_BYTES, &mut bytes);
-        ask.answer(copied.map(|entries| (bytes, entries)));
+        ask.answer(copied.map_err(|e| spill_break(&e))?.map(|entries| (bytes, entries)));
         Ok(())
     }
 
@@ -353,7 +362,8 @@ impl<O: Outside> Driver<O> {
                     tasks = self.again(tasks, starts, &plan)?;
                 }
                 Err(error) => {
-                    let judged = self.on_probation(&plan);
+                    // A disk that fails is no plugin's fault, and leaves nothing to run the epoch again on.
+                    let judged = self.on_probation(&plan) && spill_error(&error).is_none();
                     if !judged || !self.fault(&error) {
                         return Err(defect(&error));
                     }
@@ -414,6 +424,7 @@ impl<O: Outside> Driver<O> {
             lateness,
             closed: self.core.closed(),
             state: self.core.state_size(),
+            sizes: self.core.sizes(),
             plan: Arc::clone(plan),
         });
         self.handed_over = Some((commit.positions.clone(), commit.meta.closed));
@@ -450,6 +461,7 @@ impl<O: Outside> Driver<O> {
             counts: waiting.counts,
             closed: waiting.closed,
             state: waiting.state,
+            sizes: waiting.sizes,
             commit_time,
             plan: &waiting.plan,
         };

@@ -5,7 +5,7 @@
 
 use super::core::Counts;
 use super::driver::{Driver, Frame};
-use super::job::{Attempts, Break, Control, End, JobSpec, Next, Observer, Ready, get_ready};
+use super::job::{Attempts, Break, Control, End, JobSpec, Next, Observer, Ready, get_ready, refresh};
 use super::outside::{Ack, Outside};
 use super::progress::{self, Answering, PartitionClock};
 use super::worker::{Ran, Run, run_epoch};
@@ -74,6 +74,10 @@ impl SteppedJob {
         }
         match self.attempts.after(outcome, self.total.epochs > self.before) {
             Ok(Next::End(end)) => Stepped::Ended(Ok((end, self.total))),
+            Ok(Next::Refresh(count)) => {
+                refresh(&mut self.spec.borrow_mut(), count);
+                Stepped::Goes
+            }
             Ok(Next::Again(..)) if control.is_stopped() => Stepped::Ended(Ok((End::Stopped, self.total))),
             Ok(Next::Again(pause, _)) => Stepped::Pauses(pause),
             Err(error) => Stepped::Ended(Err(error)),

@@ -184,6 +184,9 @@ impl Case {
         };
         let keys = if self.keyed { "[k]" } else { "[]" };
         text += &format!("  - operation: window_aggregate\n    window: {{ {}, {time} }}\n    emit: {emit}\n", kind.yaml());
+        if matches!(kind, Kind::Global | Kind::Count { .. }) {
+            text += "    ttl: 3650.days\n";
+        }
         text += &format!("    groupByKeys: {keys}\n    aggregations:\n      - {{ reducer: count, outputColumn: count }}\n");
         text += "      - { reducer: sum, inputColumns: [v], outputColumn: sum }\n";
         let guest = match self.guests {

@@ -8,13 +8,15 @@ use rdkafka::error::KafkaError;
 use std::collections::BTreeMap;
 
 /// Used where the user says nothing; the names after the first are its aliases.
-const DEFAULTS: [(&[&str], &str); 6] = [
+const DEFAULTS: [(&[&str], &str); 7] = [
     // What a broker's operator sees in its log and quotas.
     (&["client.id"], "kindling"),
     (&["isolation.level"], "read_committed"),
     // The default of 1,000 ms leaves a fast consumer idle whenever its queue was full once.
     (&["fetch.queue.backoff.ms"], "10"),
     (&["fetch.wait.max.ms"], "50"),
+    // The default of 10 s is how long a broker that is back would go unnoticed.
+    (&["reconnect.backoff.max.ms"], "1000"),
     (&["fetch.message.max.bytes", "max.partition.fetch.bytes"], "1048576"),
     // Records of a partition that are fetched ahead of the workers: an epoch's share, and no more, since a record waits with 400 bytes of
     // librdkafka's own.
