@@ -146,11 +146,11 @@ fn folder() -> tempfile::TempDir {
 
 impl Runner<'_> {
     fn run(&mut self) -> Result<(), String> {
-        self.to_the_end()?;
+        self.run_until_end()?;
         // A job that is started again after the end of its input adds nothing.
         let before = self.shared.lock().broker.committed.len();
         self.finished = false;
-        self.to_the_end()?;
+        self.run_until_end()?;
         let state = self.shared.lock();
         let more = &state.broker.committed[before..];
         match more.iter().find(|c| !c.produced.is_empty()) {
@@ -159,7 +159,7 @@ impl Runner<'_> {
         }
     }
 
-    fn to_the_end(&mut self) -> Result<(), String> {
+    fn run_until_end(&mut self) -> Result<(), String> {
         for _ in 0..STEPS_MAX {
             if self.finished && self.live.is_empty() {
                 return Ok(());
