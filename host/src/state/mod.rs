@@ -6,6 +6,7 @@
 pub mod arena;
 pub mod codec;
 mod evict;
+mod read;
 pub mod savepoint;
 pub mod spill;
 pub mod store;
