@@ -44,6 +44,12 @@ impl Inputs {
         self.columns.push((name.to_owned(), expr));
         self.columns.len() - 1
     }
+
+    /// Index of a column of no value, to be filled with times as rows come; nothing else is to read it.
+    fn own(&mut self, name: &str) -> usize {
+        self.columns.push((name.to_owned(), cast(lit(ScalarValue::Null), timestamp_type())));
+        self.columns.len() - 1
+    }
 }
 
 enum Argument {
@@ -92,6 +98,11 @@ pub(super) fn window(
         let is_named = check_name(planner, &aggregation.output, &mut names);
         drafts.push((is_named, aggregation, draft(planner, stage, aggregation, i, &mut inputs)));
     }
+    let passed = match spec.ttl {
+        None => None,
+        Some(_) if spec.processing_time => event_time,
+        Some(_) => Some(inputs.own("__passed")),
+    };
     let mut exprs: Vec<Expr> = inputs.columns.into_iter().map(|(name, expr)| named(expr, &name)).collect();
     exprs.push(stage.column(ROW_COLUMN)?);
     stage.replace(exprs)?;
@@ -116,16 +127,18 @@ pub(super) fn window(
     if with_versions {
         fields.push(Field::new(VERSIONS, DataType::Utf8, false));
     }
-    let hidden = hidden(spec, event_time, &input)?;
+    let hidden = hidden(spec, event_time, passed, &input)?;
     let window = WindowPlan {
         event_time: event_time.unwrap_or(0),
         decoded_event_time: None,
+        passed,
         processing_time: spec.processing_time,
         kind: spec.kind.value,
         offset: spec.offset,
         out_of_orderness: spec.watermark,
         max_future: spec.max_future,
         allowed_lateness: spec.allowed_lateness,
+        ttl: spec.ttl,
         emit: spec.emit.value,
         output: spec.output.value,
         keys,
@@ -159,17 +172,31 @@ pub(super) fn window_keys(kind: &WindowKind) -> &'static [&'static str] {
     }
 }
 
-/// The least and the greatest event time, for windows whose bounds follow from their rows.
-fn hidden(spec: &WindowAggregateSpec, event_time: Option<usize>, input: &SchemaRef) -> Result<Vec<AggregatePlan>> {
-    let (WindowKind::Session { .. } | WindowKind::Count { .. }, Some(column)) = (spec.kind.value, event_time) else {
-        return Ok(Vec::new());
-    };
-    let of = |udf: Arc<AggregateUDF>, name: &str| -> Result<AggregatePlan> {
+/// What windows that are a key's own need to know of its rows: see [`WindowPlan::hidden`].
+fn hidden(
+    spec: &WindowAggregateSpec,
+    event_time: Option<usize>,
+    passed: Option<usize>,
+    input: &SchemaRef,
+) -> Result<Vec<AggregatePlan>> {
+    let of = |udf: Arc<AggregateUDF>, column: usize, name: &str| -> Result<AggregatePlan> {
         let time: Arc<dyn PhysicalExpr> = Arc::new(Column::new(input.field(column).name(), column));
         let function = AggregateExprBuilder::new(udf, vec![time]).schema(Arc::clone(input)).alias(name).build()?;
         Ok(AggregatePlan { function: Arc::new(function), filter: None })
     };
-    Ok(vec![of(min_udaf(), "__first")?, of(max_udaf(), "__last")?])
+    let mut hidden = Vec::new();
+    if let Some(passed) = passed {
+        hidden.push(of(min_udaf(), passed, "__since")?);
+    }
+    let Some(column) = event_time else { return Ok(hidden) };
+    let by_rows = matches!(spec.kind.value, WindowKind::Session { .. } | WindowKind::Count { .. });
+    if by_rows {
+        hidden.push(of(min_udaf(), column, "__first")?);
+    }
+    if by_rows || passed.is_some() {
+        hidden.push(of(max_udaf(), column, "__last")?);
+    }
+    Ok(hidden)
 }
 
 fn event_time(planner: &mut Planner<'_>, stage: &Stage, name: &Placed<String>, inputs: &mut Inputs) -> Option<usize> {
@@ -364,6 +391,9 @@ fn layout_of_windows(spec: &WindowAggregateSpec, keys: &[Field]) -> String {
     };
     if spec.processing_time {
         layout.push_str(" of processing time");
+    }
+    if spec.ttl.is_some() {
+        layout.push_str(", idle keys forgotten");
     }
     layout
 }

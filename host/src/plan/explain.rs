@@ -1,6 +1,5 @@
 //! A plan for people: what is decoded, where each guest runs, panes, state. Never a connection's properties, which may be secrets.
 
-use super::logical::decoded_type;
 use super::{DecodeField, FieldSource, OutputType, PathStep, Plan, Step, WindowPlan};
 use crate::config::spec::{Emit, Operation, OutputMode, Pipeline, SinkSpec, SourceSpec, WindowKind};
 use crate::limits::{ROW_COLUMN, STATE_SHARDS};
@@ -76,7 +75,7 @@ impl Explanation {
         Self {
             pipeline: format!("{}/{} {}", pipeline.team, pipeline.name, pipeline.version).trim_end().to_owned(),
             source: source(&pipeline.source),
-            decode: plan.decode.iter().map(|f| format!("{}: {} from {}", f.name, decoded_type(&f.from), from(f))).collect(),
+            decode: plan.decode.iter().map(|f| format!("{}: {} from {}", f.name, f.from.data_type(), from(f))).collect(),
             pruned: pruned(plan, pipeline),
             before: plan.pre.iter().map(step).collect(),
             aggregation: plan.window.as_ref().map_or_else(Vec::new, |w| aggregation(plan, w)),
