@@ -4,7 +4,7 @@ use crate::definition::{Bounds, Kind, Random};
 use kindling::config::spec::{Pipeline, TimestampFormat};
 use kindling::config::{LoadOptions, load_str};
 use kindling::element::OwnedRecord;
-use kindling::limits::JobLimits;
+use kindling::limits::{JobLimits, StateLimit};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -105,6 +105,8 @@ pub struct Case {
     pub idles: bool,
     /// Processes have local trees on disks.
     pub with_disks: bool,
+    /// State is over its memory budget, and partly on a scratch disk.
+    pub with_spill: bool,
 }
 
 impl Case {
@@ -128,7 +130,10 @@ impl Case {
         };
         let partitions = 1 + random.below(4) as usize;
         let idles = random.one_in(4);
+        let with_spill = random.one_in(8);
+        let memory_bytes = if with_spill { 100 + random.below(1_500) as usize } else { StateLimit::default().memory_bytes };
         let limits = JobLimits {
+            state: StateLimit { memory_bytes, spill: None },
             epoch_time: Duration::from_millis(5 + random.below(60)),
             epoch_rows: 1 + random.below(30) as usize,
             batch_rows: 1 + random.below(8) as usize,
@@ -149,6 +154,7 @@ impl Case {
             workers: 1 + random.below(3) as usize,
             idles,
             with_disks: random.one_in(8),
+            with_spill,
         }
     }
 
@@ -252,10 +258,11 @@ impl Case {
 
     /// For people.
     pub fn about(&self) -> String {
-        let Self { shape, bounds, keyed, filtered, guests, partitions, workers, idles, with_disks, limits, .. } = self;
+        let Self { shape, bounds, keyed, filtered, guests, partitions, workers, idles, with_disks, with_spill, limits, .. } =
+            self;
         format!(
             "{shape:?}, {bounds:?}, keyed {keyed}, filtered {filtered}, guests {guests:?}, {partitions} partitions, {workers} workers, \
-             idles {idles}, disks {with_disks}, {} feeds, epochs of {} rows and {:?}, max drift {:?}",
+             idles {idles}, disks {with_disks}, spill {with_spill}, {} feeds, epochs of {} rows and {:?}, max drift {:?}",
             self.feeds.len(),
             limits.epoch_rows,
             limits.epoch_time,

@@ -95,7 +95,9 @@ fn fail(seed: u64) -> ! {
     let (feeds, (why, trace)) = smaller(seed);
     let cut = feeds.map_or_else(String::new, |n| format!("KINDLING_SIM_FEEDS={n} "));
     let about = case(seed, feeds).about();
-    panic!("{trace}\n\nseed {seed}: {about}\n{why}\n\nagain: KINDLING_SIM_SEED={seed} {cut}tests/run simulated");
+    panic!(
+        "{trace}\n\nseed {seed}: {about}\n{why}\n\nagain: KINDLING_SIM_SEED={seed} {cut}tests/run simulated_jobs (or as in CONTRIBUTING.md)"
+    );
 }
 
 fn check_all(seeds: impl Iterator<Item = u64>, tells: bool) {

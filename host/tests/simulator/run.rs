@@ -1,6 +1,6 @@
 //! One run: the world decides step by step who does what, until the input has ended and a process has come to its end.
 
-use crate::broker::{Broker, Committed, Fate};
+use crate::broker::{Broker, Committed, Fate, Produced};
 use crate::case::{Case, Feed, Guests, Shape};
 use crate::committer::SimCommitter;
 use crate::definition::Random;
@@ -66,17 +66,24 @@ impl State {
             (positions != last.offsets).then(|| format!("offsets {:?} beside positions {positions:?}", last.offsets))
         });
         let line = format!(
-            "commits epoch {} up to {:?}, closed {}, {} results",
+            "commits epoch {} up to {:?}, closed {}, {} results ({:08x})",
             last.meta.epoch,
             last.offsets,
             last.meta.closed,
-            last.produced.len()
+            last.produced.len(),
+            fingerprint(&last.produced)
         );
         self.note(process, line);
         if let Some(wrong) = wrong {
             self.fail(wrong);
         }
     }
+}
+
+/// Of records in their order: the same for the same run, however the hash tables of the process are seeded.
+fn fingerprint(produced: &[Produced]) -> u32 {
+    let bytes = produced.iter().flat_map(|p| p.key.iter().chain(&p.value).flatten().chain(p.topic.as_bytes()));
+    bytes.fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193))
 }
 
 fn went_back(before: &Committed, after: &Committed) -> Option<String> {
@@ -132,7 +139,7 @@ pub fn run(case: &Case, random: Random, weather: Weather, mutant: Option<Mutant>
         live: Vec::new(),
         fed: 0,
         finished: false,
-        disks: case.with_disks.then(folder),
+        disks: (case.with_disks || case.with_spill).then(folder),
     };
     let outcome = runner.run();
     drop(runner);
@@ -211,7 +218,7 @@ impl Runner<'_> {
 
     fn start_process(&mut self) -> Result<(), String> {
         let machine = (0..).find(|m| self.live.iter().all(|l| l.machine != *m)).unwrap_or_default();
-        let folder = self.disks.as_ref().map(|d| d.path().join(machine.to_string()));
+        let folder = self.disks.as_ref().filter(|_| self.case.with_disks).map(|d| d.path().join(machine.to_string()));
         let number = {
             let mut state = self.shared.lock();
             if self.live.is_empty() && state.fault(12) {
@@ -230,6 +237,9 @@ impl Runner<'_> {
             number
         };
         let swapper = Swapper::new(self.pipeline.clone(), Arc::clone(&self.plan), self.plugins.clone());
+        let mut limits = self.case.limits.clone();
+        let scratch = self.disks.as_ref().filter(|_| self.case.with_spill);
+        limits.state.spill = scratch.map(|d| d.path().join(format!("scratch-{number}")));
         let spec = JobSpec {
             pipeline: self.pipeline.clone(),
             plan: Arc::clone(&self.plan),
@@ -241,7 +251,7 @@ impl Runner<'_> {
                 epoch: None,
                 disk: folder.map(Disk::new),
             }),
-            limits: self.case.limits.clone(),
+            limits,
             workers: self.case.workers,
             metrics: Arc::new(Metrics::new("default", "sim").map_err(|e| e.to_string())?),
             observe_outputs: false,
