@@ -34,7 +34,8 @@ struct Asked {
 fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let given = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
-    let needed = |name: &str| given(name).ok_or_else(|| format!("{name} is missing: see the head of host/examples/oracles/main.rs"));
+    let needed =
+        |name: &str| given(name).ok_or_else(|| format!("{name} is missing: see the head of host/examples/oracles/main.rs"));
     let scratch = std::env::temp_dir().join(format!("kindling-oracles-{}", std::process::id()));
     let asked =
         Asked { brokers: needed("--brokers")?, kindling: needed("--kindling")?.into(), jars: needed("--jars")?.into(), scratch };
@@ -127,7 +128,9 @@ impl Asked {
         match oracle {
             Oracle::Flink => command.args([case.bound.to_string(), case.lateness.to_string()]),
             // Its watermark is the greatest time so far: the bound is a part of the grace.
-            Oracle::Streams => command.arg((case.bound + case.lateness).to_string()).arg(self.scratch.join(format!("streams-{topic}"))),
+            Oracle::Streams => {
+                command.arg((case.bound + case.lateness).to_string()).arg(self.scratch.join(format!("streams-{topic}")))
+            }
         };
         let (mut version, mut answer) = (None, Answer::default());
         let mut skipped: BTreeMap<(i64, i64), i64> = BTreeMap::new();
@@ -172,7 +175,8 @@ fn create(brokers: &str, topic: &str, partitions: usize) -> Outcome<()> {
 }
 
 fn produce(brokers: &str, topic: &str, rows: &[Row]) -> Outcome<()> {
-    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", brokers).set("enable.idempotence", "true").create()?;
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", brokers).set("enable.idempotence", "true").create()?;
     for row in rows {
         let value = row.value();
         let record = BaseRecord::to(topic).partition(row.partition as i32).key(&row.key).payload(&value);
