@@ -105,7 +105,7 @@ fn what_a_changelog_says_is_in_table_and_tree() {
     let path = spec(&name, machines[3].path()).tree_path();
     let mut tree = Tree::open(&path).unwrap();
     let changelog = format!("kindling-test-{name}-changelog");
-    let mut left = given * 3 / 4;
+    let mut left = given * 9 / 10;
     let mut stop = |_| {
         left -= 1;
         assert!(left > 0, "interrupted");

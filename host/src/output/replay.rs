@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 
 /// Key of the meta record; keys of state are longer.
 pub const META_KEY: &[u8] = b"meta";
-/// Bytes of changes that go to the tree at once: the fewer files it becomes, the less they are merged. Three of them are in memory.
-const BULK_BYTES: usize = 32 << 20;
+/// Bytes of changes that go to the tree at once: the fewer files it becomes, the less they are merged. Two of them are in memory.
+const BULK_BYTES: usize = 48 << 20;
 /// So many changes become a file of the tree; fewer go through its journal.
 const INGEST_FROM: usize = 20_000;
 /// Records that are taken from the client at once.
@@ -125,7 +125,7 @@ pub fn replay(
     tree: &mut Tree,
     now: i64,
     watch: &mut dyn FnMut(&RestoreProgress),
-    mut each: Option<&mut Each<'_>>,
+    each: Option<&mut Each<'_>>,
 ) -> Result<Replayed, CommitError> {
     let known: Option<Stored> = tree.note("stored")?.and_then(|b| serde_json::from_slice(&b).ok());
     let place: Option<Place> = tree.note("place")?.and_then(|b| serde_json::from_slice(&b).ok());
@@ -148,7 +148,7 @@ pub fn replay(
     tree.clear(keep)?;
     let mut reader = Reader::new(properties, changelog, Place::default())?;
     let given = each.is_some();
-    reader.run(tree, None, watch, each.as_deref_mut())?;
+    reader.run(tree, None, watch, each)?;
     reader.read += records;
     Ok(reader.done(given))
 }
@@ -267,8 +267,8 @@ impl<'a> Reader<'a> {
     ) -> Result<Verdict, CommitError> {
         let started = Instant::now();
         let verdict = std::thread::scope(|scope| {
-            // One bulk is filled, one may wait, one is written.
-            let (steps, received) = bounded::<Step>(1);
+            // One bulk is filled while one is written.
+            let (steps, received) = bounded::<Step>(0);
             let writer = std::thread::Builder::new()
                 .name("restore-tree".into())
                 .spawn_scoped(scope, move || received.iter().try_for_each(|step| step.write(tree)))

@@ -8,9 +8,11 @@
 
 use crate::output::Change;
 use crate::state::bulk::BorrowedChange;
+use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Magic and version of the layout on disk.
 const FORMAT: &[u8] = b"kindling-tree 2";
@@ -276,14 +278,16 @@ impl Tree {
 }
 
 fn keyspace(database: &Database, name: &str, memory: u64) -> fjall::Result<Keyspace> {
-    database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memory))
+    // Bulks are large: more of them than fjall's 4 files may lie side by side before they are merged.
+    let strategy = Arc::new(Leveled::default().with_l0_threshold(8));
+    database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memory).compaction_strategy(strategy))
 }
 
 /// FNV-1a of a key's length, the key and the value, folded to 32 bits. It is there against a disk's mistakes, not against malice.
 fn checksum(key: &[u8], value: &[u8]) -> [u8; CHECKSUM] {
-    let length = (key.len() as u64).to_le_bytes();
-    let bytes = length.iter().chain(key).chain(value);
-    let h = bytes.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    let add = |h: u64, bytes: &[u8]| bytes.iter().fold(h, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    let h = add(0xcbf2_9ce4_8422_2325, &(key.len() as u64).to_le_bytes());
+    let h = add(add(h, key), value);
     ((h ^ (h >> 32)) as u32).to_le_bytes()
 }
 
