@@ -1,15 +1,20 @@
 //! How long a restart takes: state from the changelog on a machine that never had it, and from a local tree that is up to date.
 //!
-//! Measured: [`Committer::restore`] on a real broker, from the call to the last entry given; CPU of all threads of this process.
-//! Not measured: what the job then does with an entry (its table), the broker's CPU.
+//! Measured: [`Committer::restore_log`](kindling::output::Committer::restore_log) on a real broker into a [`Store`], as a job does it, from the call
+//! to its end; CPU of all threads of this process. Not measured: the broker's CPU.
 //!
 //! `KINDLING_BROKERS=host:port cargo run --release --example restore_cost [MILLION_KEYS]`
 
 use kindling::config::spec::{SinkSpec, SourceSpec};
 use kindling::output::{Change, CommitSpec, EpochCommit, Meta};
+use kindling::state::store::Store;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
+
+// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Changes of one epoch.
 const EPOCH: usize = 100_000;
@@ -29,18 +34,23 @@ fn spec(name: &str, data_dir: &Path) -> CommitSpec {
     }
 }
 
+/// Panes that the keys lie in.
+const PANES: u64 = 20;
+
+/// A slot of 40 bytes, pane and key, and its state of 24.
 fn change(n: u64) -> Change {
-    let mut key = vec![7; 40];
-    key[32..].copy_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
-    Change { shard: (n % 4) as u16, key, value: Some(vec![n as u8; 24]) }
+    let start = (1_760_000_400_000 + n % PANES * 60_000).to_be_bytes();
+    let key = n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();
+    Change { shard: (key[7] % 4).into(), key: [start, start, [1; 8], [2; 8], key].concat(), value: Some(vec![n as u8; 24]) }
 }
 
 /// Restores, and says what it took.
 fn restore(what: &str, spec: CommitSpec) {
     let mut committer = kindling::output::open(spec).expect("a committer");
     let (started, cpu) = (Instant::now(), kindling::time::cpu_seconds());
-    let mut entries = 0u64;
-    committer.restore(&mut |_| entries += 1).expect("restored");
+    let mut store = Store::default();
+    committer.restore_log(&mut |entry| store.load(entry).expect("loaded")).expect("restored");
+    let entries = store.slots();
     let (seconds, cpu) = (started.elapsed().as_secs_f64(), kindling::time::cpu_seconds() - cpu);
     println!(
         "{what}: {entries} keys in {seconds:.1} s, {:.0} keys/s, {:.2} CPU s per million",

@@ -14,7 +14,7 @@
 //! - [`cli`]: the `kindling` command.
 //!
 //! A layer uses only those to its right: cli, server -> runtime -> plan -> ingest, operator, output -> plugin, state ->
-//! element, time, size, error, limits, ask, release.
+//! element, time, size, error, limits, ask, release, messages (of librdkafka).
 
 pub mod ask;
 pub mod cli;
@@ -23,6 +23,7 @@ pub mod element;
 pub mod error;
 pub mod ingest;
 pub mod limits;
+pub mod messages;
 pub mod operator;
 pub mod output;
 pub mod plan;

@@ -43,7 +43,7 @@ impl Random {
 
 /// Writes event `n` with event time `time` into `out`; gives its user.
 fn write_event(out: &mut Vec<u8>, random: &mut Random, time: u64) -> std::io::Result<u64> {
-    // Few users are much more active than the rest.
+    // Zipf with exponent 1 over a million users: the n-th most active has a share of 1/n.
     let user = (1_000_000f64.ln() * (random.next() >> 11) as f64 / (1u64 << 53) as f64).exp() as u64;
     let name = if random.below(5) == 0 { NAMES[0] } else { NAMES[1 + random.below(9) as usize] };
     let (experiment, variant) = (random.below(50), ["A", "B", "C"][random.below(3) as usize]);
@@ -83,14 +83,16 @@ pub fn create(brokers: &str, topic: &str, partitions: usize) -> Result<(), Box<d
     kindling::output::topics::create(&properties, topic, Some(partitions)).map_err(|e| format!("topic {topic}: {e}").into())
 }
 
-/// Fills `topic` with `rows` events, some up to 4 s out of order, in `partitions` partitions.
-pub fn fill(brokers: &str, topic: &str, rows: u64, partitions: usize) -> Result<(), Box<dyn Error>> {
+/// Fills `topic` with `rows` events, some up to 4 s out of order, in `partitions` partitions; their event times span `seconds`, or as many as
+/// 5,000 events a second make.
+pub fn fill(brokers: &str, topic: &str, rows: u64, partitions: usize, seconds: Option<u64>) -> Result<(), Box<dyn Error>> {
     create(brokers, topic, partitions)?;
+    let span_ms = seconds.map_or(rows * 1_000 / EVENTS_PER_SECOND, |s| s * 1_000);
     let producer = producer(brokers)?;
     let (mut random, mut value) = (Random(42), Vec::with_capacity(512));
     for n in 0..rows {
         let delay = if random.below(10) == 0 { random.below(4_000) } else { random.below(300) };
-        let since = n * 1_000 / EVENTS_PER_SECOND;
+        let since = n * span_ms / rows;
         value.clear();
         let user = write_event(&mut value, &mut random, START_MS + since - delay.min(since))?;
         send(&producer, topic, (user as usize).wrapping_mul(0x9E37_79B9) % partitions, &user.to_string(), &value)?;

@@ -5,8 +5,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -24,10 +26,12 @@ pub enum Workload {
     Filter,
     /// As `Counts`, windows of 5 minutes each 10 seconds.
     Hopping,
+    /// All events by user, windows of a minute: about a result for four rows.
+    Users,
 }
 
 impl Workload {
-    pub const ALL: [Self; 4] = [Self::Counts, Self::Types, Self::Filter, Self::Hopping];
+    pub const ALL: [Self; 5] = [Self::Counts, Self::Types, Self::Filter, Self::Hopping, Self::Users];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -35,6 +39,7 @@ impl Workload {
             Self::Types => "types",
             Self::Filter => "filter",
             Self::Hopping => "hopping",
+            Self::Users => "users",
         }
     }
 
@@ -46,20 +51,15 @@ impl Workload {
     pub fn window(self) -> (i64, i64) {
         if self == Self::Hopping { (300_000, 10_000) } else { (60_000, 60_000) }
     }
-
-    fn keys(self) -> [Option<&'static str>; 2] {
-        match self {
-            Self::Counts | Self::Hopping => [Some("experiment"), Some("variant")],
-            Self::Types | Self::Filter => [Some("name"), None],
-        }
-    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Engine {
     Loop,
     Kindling,
     KindlingGuest,
+    /// The built-in with so much memory for its state.
+    KindlingWithin(String),
     FlinkDataStream,
     FlinkDataStreamExactlyOnce,
     FlinkSql,
@@ -69,8 +69,9 @@ pub enum Engine {
 }
 
 impl Engine {
-    pub fn title(self) -> &'static str {
-        match self {
+    pub fn title(&self) -> String {
+        let title = match self {
+            Self::KindlingWithin(budget) => return format!("Kindling, state within {budget}"),
             Self::Loop => "hand-written loop",
             Self::Kindling => "Kindling, built-in",
             Self::KindlingGuest => "Kindling, guest",
@@ -80,12 +81,16 @@ impl Engine {
             Self::FlinkSqlExactlyOnce => "Flink SQL, exactly-once",
             Self::Streams => "Kafka Streams",
             Self::StreamsExactlyOnce => "Kafka Streams, exactly-once",
-        }
+        };
+        title.to_owned()
     }
 
     /// Those that run `workload`; without the JVM's where `peers` is false.
     pub fn of(workload: Workload, peers: bool) -> Vec<Self> {
-        let own = &[Self::Loop, Self::Kindling, Self::KindlingGuest];
+        let own: &[Self] = match workload {
+            Workload::Users => &[Self::Loop, Self::Kindling],
+            _ => &[Self::Loop, Self::Kindling, Self::KindlingGuest],
+        };
         let theirs: &[Self] = match workload {
             Workload::Counts => &[
                 Self::FlinkDataStream,
@@ -97,7 +102,7 @@ impl Engine {
             ],
             _ => &[Self::FlinkDataStreamExactlyOnce, Self::StreamsExactlyOnce],
         };
-        own.iter().chain(if peers { theirs } else { &[] }).copied().collect()
+        own.iter().chain(if peers { theirs } else { &[] }).cloned().collect()
     }
 }
 
@@ -119,7 +124,7 @@ pub struct Place {
 
 impl Place {
     /// The command that runs `workload` on `engine` and writes results to topic `out`.
-    pub fn command(&self, workload: Workload, engine: Engine, out: &str) -> Command {
+    pub fn command(&self, workload: Workload, engine: &Engine, out: &str) -> Command {
         match engine {
             Engine::Loop => {
                 let mut command = Command::new(&self.hand_loop);
@@ -127,7 +132,12 @@ impl Place {
                 command.arg(self.scratch.join(out));
                 command
             }
-            Engine::Kindling | Engine::KindlingGuest => self.kindling(workload, engine == Engine::KindlingGuest, out),
+            Engine::Kindling | Engine::KindlingGuest => self.kindling(workload, *engine == Engine::KindlingGuest, out),
+            Engine::KindlingWithin(budget) => {
+                let mut command = self.kindling(workload, false, out);
+                command.arg("--set").arg(format!("state.memory={budget}"));
+                command
+            }
             Engine::FlinkDataStream => self.flink("datastream", workload, out, false),
             Engine::FlinkDataStreamExactlyOnce => self.flink("datastream", workload, out, true),
             Engine::FlinkSql => self.flink("sql", workload, out, false),
@@ -180,6 +190,7 @@ impl Place {
     fn flink(&self, api: &str, workload: Workload, out: &str, exactly_once: bool) -> Command {
         let mut command = self.java("flink", "FlinkJob");
         command.args([api, workload.name(), &self.brokers, &self.topic, out, if exactly_once { "1000" } else { "0" }]);
+        command.arg(self.scratch.join(format!("flink-{out}")));
         command
     }
 
@@ -191,27 +202,48 @@ impl Place {
     }
 
     /// What came out.
-    pub fn results(&self, workload: Workload, engine: Engine, out: &str) -> Result<Counts, Box<dyn Error>> {
+    pub fn results(&self, engine: &Engine, out: &str) -> Result<Counts, Box<dyn Error>> {
         match engine {
             Engine::Loop => read_file(&self.scratch.join(out)),
-            _ => read_topic(&self.brokers, out, workload),
+            _ => read_topic(&self.brokers, out),
         }
     }
 }
 
+/// Lines of key, space, count.
 fn read_file(path: &Path) -> Result<Counts, Box<dyn Error>> {
-    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    let mut counts = Counts::new();
+    for line in BufReader::new(std::fs::File::open(path)?).lines() {
+        let line = line?;
+        let (key, count) = line.rsplit_once(' ').ok_or("a line has no count")?;
+        counts.insert(key.to_owned(), count.parse()?);
+    }
+    Ok(counts)
+}
+
+/// A result of any workload.
+#[derive(serde::Deserialize)]
+struct Row<'a> {
+    #[serde(borrow)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    experiment: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    variant: Option<Cow<'a, str>>,
+    #[serde(rename = "userId")]
+    user: Option<i64>,
+    window_start: i64,
+    count: i64,
 }
 
 /// The last committed count of each key and window: Kafka Streams writes a window more than once.
-fn read_topic(brokers: &str, topic: &str, workload: Workload) -> Result<Counts, Box<dyn Error>> {
+fn read_topic(brokers: &str, topic: &str) -> Result<Counts, Box<dyn Error>> {
     let mut counts = Counts::new();
     let mut add = |payload: &[u8]| -> Result<(), Box<dyn Error>> {
-        let row: serde_json::Value = serde_json::from_slice(payload)?;
-        let text = |key: Option<&str>| key.and_then(|k| row[k].as_str()).unwrap_or_default().to_owned();
-        let [a, b] = workload.keys().map(text);
-        let start = row["window_start"].as_i64().ok_or("window_start is not a number")?;
-        counts.insert(format!("{a}|{b}|{start}"), row["count"].as_i64().ok_or("count is not a number")?);
+        let Row { name, experiment, variant, user, window_start, count } = serde_json::from_slice(payload)?;
+        let user = user.map(|u| Cow::from(u.to_string()));
+        let (a, b) = (experiment.or(name).or(user).unwrap_or_default(), variant.unwrap_or_default());
+        counts.insert(format!("{a}|{b}|{window_start}"), count);
         Ok(())
     };
     let consumer: BaseConsumer = committed(brokers)?;
@@ -224,7 +256,7 @@ fn read_topic(brokers: &str, topic: &str, workload: Workload) -> Result<Counts, 
     consumer.assign(&list)?;
     let started = Instant::now();
     while open > 0 {
-        if started.elapsed() > Duration::from_secs(120) {
+        if started.elapsed() > Duration::from_secs(600) {
             return Err(format!("{topic} has no end").into());
         }
         match consumer.poll(Duration::from_millis(100)) {

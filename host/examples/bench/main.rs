@@ -1,7 +1,8 @@
 //! Kindling beside a hand-written loop, Apache Flink and Kafka Streams, on the same topic; `tests/bench/run` calls this.
 //!
-//!     bench fill    --brokers B --topic T --rows N [--partitions P]
+//!     bench fill    --brokers B --topic T --rows N [--partitions P] [--seconds S]
 //!     bench run     --brokers B --topic T --rows N --root DIR --loop BINARY --broker-pid PID --peers DIR [--rounds R] [--workloads a,b] [--no-peers]
+//!                   [--budgets 64MiB,256MiB]
 //!     bench latency --brokers B --root DIR --rows N --rate R --broker-pid PID [--epochs 20ms,100ms,1s]
 //!     bench scaling --brokers B --root DIR --rows N
 //!     bench startup --brokers B --root DIR
@@ -85,7 +86,8 @@ fn main() -> Outcome<()> {
     match command.as_str() {
         "fill" => {
             let partitions = options.or("partitions", "4").parse()?;
-            events::fill(options.text("brokers")?, options.text("topic")?, options.number("rows")?, partitions)
+            let seconds = options.has("seconds").then(|| options.number("seconds")).transpose()?;
+            events::fill(options.text("brokers")?, options.text("topic")?, options.number("rows")?, partitions, seconds)
         }
         "run" => run(&options),
         "scaling" => scaling(&options),
@@ -118,19 +120,22 @@ fn run(options: &Options) -> Outcome<()> {
     let names = options.or("workloads", "counts,types,filter,hopping");
     let workloads = names.split(',').map(Workload::named).collect::<Result<Vec<_>, _>>()?;
     for workload in workloads {
-        let engines = Engine::of(workload, !options.has("no-peers"));
+        let mut engines = Engine::of(workload, !options.has("no-peers"));
+        let budgets = options.or("budgets", "").split(',').filter(|b| !b.is_empty());
+        engines.extend(budgets.map(|budget| Engine::KindlingWithin(budget.to_owned())));
         let mut runs: Vec<Vec<Run>> = vec![Vec::new(); engines.len()];
         for round in 0..rounds {
             let mut expected: Option<Counts> = None;
             for (engine, runs) in engines.iter().zip(&mut runs) {
-                let out = format!("bench-{}-{}-{round}-{:?}", workload.name(), std::process::id(), engine).to_lowercase();
+                let mut out = format!("bench-{}-{}-{round}-{:?}", workload.name(), std::process::id(), engine).to_lowercase();
+                out.retain(|c| c.is_ascii_alphanumeric() || c == '-');
                 eprintln!("{}, round {}: {}", workload.name(), round + 1, engine.title());
                 if *engine != Engine::Loop {
                     events::create(&place.brokers, &out, events::PARTITIONS)?;
                 }
-                let run = measure::run(&mut place.command(workload, *engine, &out), broker)?;
-                let results = place.results(workload, *engine, &out)?;
-                check(engine.title(), &results, expected.get_or_insert_with(|| results.clone()))?;
+                let run = measure::run(&mut place.command(workload, engine, &out), broker)?;
+                let results = place.results(engine, &out)?;
+                check(&engine.title(), &results, expected.get_or_insert_with(|| results.clone()))?;
                 runs.push(run);
             }
         }
@@ -179,11 +184,11 @@ fn scaling(options: &Options) -> Outcome<()> {
     for partitions in [1, 2, 4] {
         let topic = format!("bench-scaling-{partitions}-{}", std::process::id());
         let place = options.place(&topic)?;
-        events::fill(&place.brokers, &topic, place.rows, partitions)?;
+        events::fill(&place.brokers, &topic, place.rows, partitions, None)?;
         for cores in [1, 2] {
             let out = format!("{topic}-out-{cores}");
             events::create(&place.brokers, &out, partitions)?;
-            let plain = place.command(Workload::Counts, Engine::Kindling, &out);
+            let plain = place.command(Workload::Counts, &Engine::Kindling, &out);
             let mut pinned = std::process::Command::new("taskset");
             pinned.args(["-c", if cores == 1 { "0" } else { "0,1" }]).arg(plain.get_program()).args(plain.get_args());
             let run = measure::run(&mut pinned, 0)?;

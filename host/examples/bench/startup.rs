@@ -32,7 +32,7 @@ pub fn measure(place: &Place) -> Result<(), Box<dyn Error>> {
         events::create(&place.brokers, &out, events::PARTITIONS)?;
         let reader = reader(&place.brokers, &out)?;
         for seconds in [&mut first, &mut again] {
-            events::fill(&place.brokers, &topic, ROWS, events::PARTITIONS)?;
+            events::fill(&place.brokers, &topic, ROWS, events::PARTITIONS, None)?;
             seconds.push(start(&mut place.live("pass", &topic, &out, &plugins), &reader)?);
         }
     }

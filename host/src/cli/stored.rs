@@ -6,7 +6,7 @@ use crate::config::spec::Pipeline;
 use crate::error::{Error, Kind};
 use crate::output::kafka::{Changelog, changelog};
 use crate::output::local::read_meta;
-use crate::output::{Change, CommitError, CommitSpec, Meta, replay, topics};
+use crate::output::{Change, CommitError, CommitSpec, Meta, RestoreProgress, replay, topics};
 use crate::plan::Plan;
 use crate::runtime::carry;
 use crate::runtime::restoring::grouped;
@@ -237,15 +237,16 @@ fn replayed(changelog: &Changelog, data_dir: &Path, strict: bool) -> Result<Stor
         return Err(Error::new(Kind::External, text));
     }
     let scratch = Scratch::new(data_dir).map_err(|e| Error::new(Kind::External, format!("{}: {e}", data_dir.display())))?;
-    let tree = Tree::open(&scratch.0).map_err(of_tree)?;
+    let mut tree = Tree::open(&scratch.0).map_err(of_tree)?;
     let before = replay::ends(properties, topic).map_err(of_commit)?;
     let mut told = false;
-    let replayed = replay::replay(properties, topic, &tree, crate::time::now_ms(), &mut |progress| {
+    let mut watch = |progress: &RestoreProgress| {
         if progress.elapsed.as_secs() >= 2 {
             told = true;
             eprint!("\rreading {topic}: {} records\x1b[K", grouped(progress.records));
         }
-    });
+    };
+    let replayed = replay::replay(properties, topic, &mut tree, crate::time::now_ms(), &mut watch, None);
     if told {
         eprintln!();
     }

@@ -236,24 +236,32 @@ impl Closer {
     /// Numbers the (pane, key) of all partials: `slots[p][row]`, and the keys by number.
     fn slots(&self, partials: &[&Partial]) -> Result<Slots> {
         let mut slots = Slots::default();
-        let mut numbers: HashMap<(PaneId, Box<[u8]>), usize, RandomState> = HashMap::default();
+        // The encoded keys of all rows in one block: a key is allocated once, where it is a slot's.
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for partial in partials {
+            let each = |_: usize, key: &[u8]| {
+                bytes.extend_from_slice(key);
+                ends.push(bytes.len());
+            };
+            self.layout.keys.encode(&partial.keys, partial.len(), each).map_err(external)?;
+        }
         // The groups of one partial are distinct, but for rows that were numbered since: only several need the table.
         let is_numbered = matches!(self.assigner, Assigner::Count(_));
         let several = is_numbered || partials.iter().filter(|p| !p.is_empty()).count() > 1;
+        let mut numbers: HashMap<(PaneId, &[u8]), usize, RandomState> = HashMap::default();
+        numbers.reserve(if several { ends.len() } else { 0 });
+        let (mut start, mut ends) = (0, ends.into_iter());
         for partial in partials {
             let mut of_partial = Vec::with_capacity(partial.len());
-            self.layout
-                .keys
-                .encode(&partial.keys, partial.len(), |row, key| {
-                    let next = slots.keys.len();
-                    let full: (PaneId, Box<[u8]>) = (partial.panes[row], key.into());
-                    let number = if several { *numbers.entry(full.clone()).or_insert(next) } else { next };
-                    if number == next {
-                        slots.keys.push(full);
-                    }
-                    of_partial.push(number);
-                })
-                .map_err(external)?;
+            for (pane, end) in partial.panes.iter().zip(ends.by_ref()) {
+                let key = &bytes[std::mem::replace(&mut start, end)..end];
+                let next = slots.keys.len();
+                let number = if several { *numbers.entry((*pane, key)).or_insert(next) } else { next };
+                if number == next {
+                    slots.keys.push((*pane, key.into()));
+                }
+                of_partial.push(number);
+            }
             slots.of.push(of_partial);
         }
         Ok(slots)

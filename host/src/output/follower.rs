@@ -6,6 +6,7 @@
 
 use crate::output::replay::{self, Place};
 use crate::output::{Change, CommitError};
+use crate::state::bulk::Bulk;
 use crate::state::tree::Tree;
 use crossbeam_channel::{Sender, bounded};
 use std::collections::HashMap;
@@ -96,10 +97,11 @@ impl Follower {
 }
 
 fn write(tree: &Tree, step: Step) -> Result<(), CommitError> {
-    let mut changes: Vec<Change> = step.gathered.into_iter().map(|((shard, key), value)| Change { shard, key, value }).collect();
-    // In the tree's order an insert costs less than half.
-    changes.sort_unstable_by(|a, b| (a.shard, &a.key).cmp(&(b.shard, &b.key)));
-    replay::note(tree, &changes, &step.stored, &step.place)
+    let mut bulk = Bulk::default();
+    for ((shard, key), value) in step.gathered {
+        bulk.push(shard, &key, value.as_deref());
+    }
+    replay::write(tree, &bulk, Some((&step.stored, &step.place)))
 }
 
 #[cfg(test)]

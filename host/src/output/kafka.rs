@@ -259,16 +259,41 @@ impl KafkaCommitter {
         Ok(())
     }
 
-    /// From the changelog to the tree to `each`.
-    fn load(&mut self, tree: &Tree, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
-        let Replayed { stored, place, records } =
-            replay::replay(&self.properties, &self.changelog, tree, now_ms(), &mut self.watch)?;
+    /// From the changelog to the tree to `each`; where all of the changelog is read and `as_read`, at once to both.
+    fn load(&mut self, tree: &mut Tree, as_read: bool, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
+        let taking = as_read.then_some(&mut *each);
+        let Replayed { stored, place, records, given } =
+            replay::replay(&self.properties, &self.changelog, tree, now_ms(), &mut self.watch, taking)?;
         tracing::info!(records, "replayed {}", self.changelog);
-        self.load_tree(tree, each)?;
+        if !given {
+            self.load_tree(tree, each)?;
+        }
         let meta = stored.as_ref().map(|s| s.meta.clone());
         self.lineage = stored.map_or_else(replay::new_lineage, |s| s.lineage);
         self.place = place;
         self.files = FileSinks::open(&roles(&self.spec), meta.as_ref().map(|m| &m.files), tree)?;
+        Ok(meta)
+    }
+
+    fn restore_as(&mut self, as_read: bool, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
+        self.files = FileSinks::default();
+        self.transactions = None;
+        // Before the fence: where another process of this job has the tree, this one ends and leaves that one alone.
+        let mut tree = self.open_tree()?;
+        self.make_topics()?;
+        // The fence: behind it nothing can be added to the changelog that is read now.
+        let transactions = Transactions::open(&self.properties, &self.id, &self.changelog)?;
+        let meta = match self.load(&mut tree, as_read, each) {
+            Err(CommitError::Corrupt(why)) if !self.rebuilt => {
+                drop(tree);
+                Tree::remove(&self.spec.tree_path())?;
+                self.rebuilt = true;
+                return Err(CommitError::Aborted(format!("{why}; the local tree is made anew from the changelog")));
+            }
+            loaded => loaded?,
+        };
+        self.tree = Some(Follower::new(tree)?);
+        self.transactions = Some(transactions);
         Ok(meta)
     }
 
@@ -313,25 +338,11 @@ impl Committer for KafkaCommitter {
     }
 
     fn restore(&mut self, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
-        self.files = FileSinks::default();
-        self.transactions = None;
-        // Before the fence: where another process of this job has the tree, this one ends and leaves that one alone.
-        let tree = self.open_tree()?;
-        self.make_topics()?;
-        // The fence: behind it nothing can be added to the changelog that is read now.
-        let transactions = Transactions::open(&self.properties, &self.id, &self.changelog)?;
-        let meta = match self.load(&tree, each) {
-            Err(CommitError::Corrupt(why)) if !self.rebuilt => {
-                drop(tree);
-                Tree::remove(&self.spec.tree_path())?;
-                self.rebuilt = true;
-                return Err(CommitError::Aborted(format!("{why}; the local tree is made anew from the changelog")));
-            }
-            loaded => loaded?,
-        };
-        self.tree = Some(Follower::new(tree)?);
-        self.transactions = Some(transactions);
-        Ok(meta)
+        self.restore_as(false, each)
+    }
+
+    fn restore_log(&mut self, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
+        self.restore_as(true, each)
     }
 
     fn commit(&mut self, commit: EpochCommit) -> Result<(), CommitError> {

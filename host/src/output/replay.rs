@@ -6,16 +6,20 @@
 //! So it is where the tree is behind and old: a compacted topic forgets removals after `delete.retention.ms`, and a tree that has not
 //! seen them would bring removed keys back.
 
+use crate::element::Record;
 use crate::limits::STATE_SHARDS;
+use crate::messages::{Message, Queue};
 use crate::output::files::CLAIMS;
 use crate::output::local::read_meta;
 use crate::output::{Change, CommitError, Meta, RestoreProgress, RestoreStep, topics};
 use crate::release::Later;
+use crate::state::bulk::{BorrowedChange, Bulk};
 use crate::state::tree::Tree;
+use crossbeam_channel::{Sender, bounded};
 use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
@@ -23,8 +27,14 @@ use std::time::{Duration, Instant};
 
 /// Key of the meta record; keys of state are longer.
 pub const META_KEY: &[u8] = b"meta";
-/// Changes that go to the tree at once.
-const BATCH: usize = 50_000;
+/// Bytes of changes that go to the tree at once: the fewer files it becomes, the less they are merged. Two of them are in memory.
+const BULK_BYTES: usize = 48 << 20;
+/// So many changes become a file of the tree; fewer go through its journal.
+const INGEST_FROM: usize = 20_000;
+/// Records that are taken from the client at once.
+const TURN: usize = 10_000;
+/// How long to wait for a record where none is there.
+const WAIT: Duration = Duration::from_millis(100);
 /// How long the broker may be silent during a replay.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -67,6 +77,8 @@ pub struct Replayed {
     pub place: Place,
     /// Records that were read, of an attempt with what the tree had among them.
     pub records: u64,
+    /// The whole state was given meanwhile; else the tree has it.
+    pub given: bool,
 }
 
 /// How often progress is told.
@@ -92,22 +104,28 @@ pub fn new_lineage() -> String {
 ///
 /// # Errors
 /// [`CommitError`] when the disk refuses.
-pub fn note(tree: &Tree, changes: &[Change], stored: &[u8], place: &Place) -> Result<(), CommitError> {
+fn note(tree: &Tree, changes: &[Change], stored: &[u8], place: &Place) -> Result<(), CommitError> {
     let place = serde_json::to_vec(place).map_err(|e| CommitError::Corrupt(e.to_string()))?;
     // Not synced: what a crash of the machine takes from it is replayed.
     Ok(tree.apply(changes, &[("stored", stored), ("place", &place)], false)?)
 }
 
-/// Brings the tree to the end of the changelog; `now` is in milliseconds since 1970 UTC. Tells `watch` how far it is.
+/// Takes state in.
+pub type Each<'a> = dyn FnMut(Change) + 'a;
+
+/// Brings the tree to the end of the changelog; `now` is in milliseconds since 1970 UTC. Tells `watch` how far it is. Where all of the
+/// changelog is read, `each` is given all of it meanwhile ([`Replayed::given`]): changes in an order in which the last of a key counts.
 ///
 /// # Errors
-/// [`CommitError::Aborted`] when the broker is away, [`CommitError::Corrupt`] when records don't read back.
+/// [`CommitError::Aborted`] when the broker is away, [`CommitError::Corrupt`] when records don't read back. What `each` was given counts
+/// for nothing then.
 pub fn replay(
     properties: &BTreeMap<String, String>,
     changelog: &str,
-    tree: &Tree,
+    tree: &mut Tree,
     now: i64,
     watch: &mut dyn FnMut(&RestoreProgress),
+    each: Option<&mut Each<'_>>,
 ) -> Result<Replayed, CommitError> {
     let known: Option<Stored> = tree.note("stored")?.and_then(|b| serde_json::from_slice(&b).ok());
     let place: Option<Place> = tree.note("place")?.and_then(|b| serde_json::from_slice(&b).ok());
@@ -115,11 +133,11 @@ pub fn replay(
     let mut records = 0;
     if let (Some(known), Some(place)) = (known, place) {
         let old = place.time.is_none_or(|time| now - time > TREE_AGE_MS_MAX);
-        let mut reader = Reader::new(properties, changelog, tree, place)?;
-        let verdict = reader.run(Some(Known { lineage: &known.lineage, old }), watch)?;
+        let mut reader = Reader::new(properties, changelog, place)?;
+        let verdict = reader.run(tree, Some(Known { lineage: &known.lineage, old }), watch, None)?;
         records = reader.read;
         match verdict {
-            Verdict::Good => return Ok(reader.done()),
+            Verdict::Good => return Ok(reader.done(false)),
             Verdict::Old => tracing::info!("the local tree is too far behind {changelog}: reading all of it"),
             Verdict::Foreign => {
                 tracing::info!("the local tree has another history than {changelog}: reading all of it");
@@ -128,10 +146,11 @@ pub fn replay(
         }
     }
     tree.clear(keep)?;
-    let mut reader = Reader::new(properties, changelog, tree, Place::default())?;
-    reader.run(None, watch)?;
+    let mut reader = Reader::new(properties, changelog, Place::default())?;
+    let given = each.is_some();
+    reader.run(tree, None, watch, each)?;
     reader.read += records;
-    Ok(reader.done())
+    Ok(reader.done(given))
 }
 
 /// What a tree says of itself.
@@ -150,15 +169,26 @@ impl ClientContext for Quiet {
             tracing::warn!("changelog: {error}: {reason}");
         }
     }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        match level {
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug | RDKafkaLogLevel::Notice => {
+                tracing::debug!("changelog: {facility}: {text}");
+            }
+            _ => tracing::warn!("changelog: {facility}: {text}"),
+        }
+    }
 }
 
 impl ConsumerContext for Quiet {}
 
 struct Reader<'a> {
-    consumer: Later<BaseConsumer<Quiet>>,
-    tree: &'a Tree,
+    /// Dropped in this order: messages, their queue, the client.
+    messages: Vec<Message>,
+    queue: Queue,
+    _consumer: Later<BaseConsumer<Quiet>>,
     changelog: &'a str,
-    changes: Vec<Change>,
+    bulk: Bulk,
     stored: Option<Stored>,
     /// Where the tree stood.
     from: Place,
@@ -183,6 +213,8 @@ fn config(properties: &BTreeMap<String, String>, changelog: &str) -> rdkafka::Cl
     config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest").set("fetch.queue.backoff.ms", "10");
     // The end of a partition is told by an empty answer, which the broker holds back this long: 500 ms by default.
     config.set("fetch.wait.max.ms", "5");
+    // Read ahead: a record waits with 400 bytes of librdkafka's own.
+    config.set("queued.min.messages", "20000").set("queued.max.messages.kbytes", "32768");
     config
 }
 
@@ -199,11 +231,13 @@ pub fn ends(properties: &BTreeMap<String, String>, changelog: &str) -> Result<Ve
 
 impl<'a> Reader<'a> {
     /// A reader that starts at the last record that the tree has seen of each partition.
-    fn new(properties: &BTreeMap<String, String>, changelog: &'a str, tree: &'a Tree, from: Place) -> Result<Self, CommitError> {
+    fn new(properties: &BTreeMap<String, String>, changelog: &'a str, from: Place) -> Result<Self, CommitError> {
         let bad = |e: KafkaError| CommitError::Aborted(format!("{changelog}: {e}"));
         let consumer: BaseConsumer<Quiet> = config(properties, changelog)
             .create_with_context(Quiet)
             .map_err(|e| CommitError::Config(format!("{changelog}: {e}")))?;
+        let queue =
+            Queue::of_consumer(&consumer).ok_or_else(|| CommitError::Aborted(format!("{changelog}: the client has no queue")))?;
         let mut ranges = ranges(&consumer, changelog).unwrap_or_default();
         let mut list = TopicPartitionList::new();
         for partition in 0..i32::from(STATE_SHARDS) {
@@ -218,59 +252,134 @@ impl<'a> Reader<'a> {
         for (partition, (first, _)) in &mut ranges {
             *first = from.offsets.get(partition).copied().unwrap_or(0).max(*first);
         }
-        let (place, consumer) = (from.clone(), Later::new(consumer));
-        Ok(Self { consumer, tree, changelog, changes: Vec::new(), stored: None, place, from, open, ranges, read: 0 })
+        let (place, messages, bulk) = (from.clone(), Vec::new(), Bulk::default());
+        let _consumer = Later::new(consumer);
+        Ok(Self { messages, queue, _consumer, changelog, bulk, stored: None, place, from, open, ranges, read: 0 })
     }
 
-    /// Reads to the end; gives up where that shows that what is known can't be built upon.
-    fn run(&mut self, known: Option<Known<'_>>, watch: &mut dyn FnMut(&RestoreProgress)) -> Result<Verdict, CommitError> {
+    /// Reads to the end; gives up where that shows that what is known can't be built upon. The tree is written beside the reading.
+    fn run(
+        &mut self,
+        tree: &Tree,
+        known: Option<Known<'_>>,
+        watch: &mut dyn FnMut(&RestoreProgress),
+        each: Option<&mut Each<'_>>,
+    ) -> Result<Verdict, CommitError> {
         let started = Instant::now();
+        let verdict = std::thread::scope(|scope| {
+            // One bulk is filled while one is written.
+            let (steps, received) = bounded::<Step>(0);
+            let writer = std::thread::Builder::new()
+                .name("restore-tree".into())
+                .spawn_scoped(scope, move || received.iter().try_for_each(|step| step.write(tree)))
+                .map_err(|e| CommitError::Config(format!("no thread for the local tree: {e}")))?;
+            let outcome = self.read(&steps, known, started, watch, each);
+            drop(steps);
+            // Why the tree could not be written to comes before what the reader made of it.
+            match writer.join() {
+                Ok(written) => written.and(outcome),
+                Err(_) => Err(CommitError::Corrupt("the local tree could not be written to".into())),
+            }
+        })?;
+        if matches!(verdict, Verdict::Good) {
+            watch(&self.progress(started, true));
+        }
+        Ok(verdict)
+    }
+
+    fn read(
+        &mut self,
+        steps: &Sender<Step>,
+        known: Option<Known<'_>>,
+        started: Instant,
+        watch: &mut dyn FnMut(&RestoreProgress),
+        mut each: Option<&mut Each<'_>>,
+    ) -> Result<Verdict, CommitError> {
         let (mut heard, mut told) = (started, started);
         while !self.open.is_empty() {
-            match self.consumer.poll(Duration::from_millis(100)) {
-                None if heard.elapsed() > SILENCE => {
-                    return Err(CommitError::Aborted(format!("{}: no answer for 60 s while it was replayed", self.changelog)));
-                }
-                None => continue,
-                Some(Err(KafkaError::PartitionEOF(partition))) => drop(self.open.remove(&partition)),
-                Some(Err(error)) if is_passing(&error) => continue,
-                Some(Err(error)) => return Err(CommitError::Aborted(format!("{}: {error}", self.changelog))),
-                Some(Ok(message)) => {
-                    let (partition, offset) = (message.partition(), message.offset());
-                    if known.is_some_and(|k| k.old) && self.from.offsets.get(&partition).is_none_or(|o| offset > *o) {
-                        return Ok(Verdict::Old);
-                    }
-                    let time = message.timestamp().to_millis();
-                    let (key, value) = (message.key().unwrap_or_default().to_vec(), message.payload().map(<[u8]>::to_vec));
-                    drop(message);
-                    if key == META_KEY {
-                        let stored = read_stored(value.as_deref().unwrap_or_default())?;
-                        if self.stored.is_none() && known.is_some_and(|k| k.lineage != stored.lineage) {
-                            return Ok(Verdict::Foreign);
-                        }
-                        self.stored = Some(stored);
-                    } else {
-                        self.changes.push(Change { shard: u16::try_from(partition).unwrap_or(0), key, value });
-                    }
-                    self.place.advance(Place { offsets: [(partition, offset)].into(), time });
-                    self.read += 1;
-                    if self.changes.len() >= BATCH && (known.is_none() || self.stored.is_some()) {
-                        self.flush()?;
-                    }
+            let mut messages = std::mem::take(&mut self.messages);
+            self.queue.take_or_wait(TURN, WAIT, &mut messages);
+            let now = Instant::now();
+            if !messages.is_empty() {
+                heard = now;
+            } else if heard.elapsed() > SILENCE {
+                return Err(CommitError::Aborted(format!("{}: no answer for 60 s while it was replayed", self.changelog)));
+            }
+            for message in &messages {
+                if let Some(verdict) = self.take(message, known, &mut each)? {
+                    return Ok(verdict);
                 }
             }
-            heard = Instant::now();
-            if heard.duration_since(told) > TELL_EVERY {
-                told = heard;
+            messages.clear();
+            self.messages = messages;
+            if self.bulk.bytes() >= BULK_BYTES && (known.is_none() || self.stored.is_some()) {
+                self.hand_over(steps)?;
+            }
+            if now.duration_since(told) > TELL_EVERY {
+                told = now;
                 watch(&self.progress(started, false));
             }
         }
         if known.is_some() && self.stored.is_none() {
             return Ok(Verdict::Foreign);
         }
-        self.flush()?;
-        watch(&self.progress(started, true));
+        self.hand_over(steps)?;
         Ok(Verdict::Good)
+    }
+
+    /// Takes a record or an event in; a verdict where the tree is found not to be good.
+    #[inline]
+    fn take(
+        &mut self,
+        message: &Message,
+        known: Option<Known<'_>>,
+        each: &mut Option<&mut Each<'_>>,
+    ) -> Result<Option<Verdict>, CommitError> {
+        let partition = message.partition();
+        match message.event() {
+            None => {}
+            Some(RDKafkaErrorCode::PartitionEOF) => {
+                self.open.remove(&partition);
+                return Ok(None);
+            }
+            Some(code) if is_passing(code) => return Ok(None),
+            Some(_) => return Err(CommitError::Aborted(format!("{}: {}", self.changelog, message.event_text()))),
+        }
+        let Record { offset, timestamp, key, value } = message.record();
+        if known.is_some_and(|k| k.old) && self.from.offsets.get(&partition).is_none_or(|o| offset > *o) {
+            return Ok(Some(Verdict::Old));
+        }
+        let key = key.unwrap_or_default();
+        if key == META_KEY {
+            let stored = read_stored(value.unwrap_or_default())?;
+            if self.stored.is_none() && known.is_some_and(|k| k.lineage != stored.lineage) {
+                return Ok(Some(Verdict::Foreign));
+            }
+            self.stored = Some(stored);
+        } else {
+            let shard = u16::try_from(partition).unwrap_or(0);
+            self.bulk.push(shard, key, value);
+            if let Some(each) = each {
+                each(Change { shard, key: key.to_vec(), value: value.map(<[u8]>::to_vec) });
+            }
+        }
+        self.place.offsets.insert(partition, offset);
+        self.place.time = self.place.time.max(timestamp);
+        self.read += 1;
+        Ok(None)
+    }
+
+    /// What has been read so far goes to the tree.
+    fn hand_over(&mut self, steps: &Sender<Step>) -> Result<(), CommitError> {
+        let notes = match &self.stored {
+            Some(stored) => {
+                let stored = serde_json::to_vec(stored).map_err(|e| CommitError::Corrupt(e.to_string()))?;
+                Some((stored, self.place.clone()))
+            }
+            None => None,
+        };
+        let step = Step { bulk: std::mem::take(&mut self.bulk), notes };
+        steps.send(step).map_err(|_| CommitError::Aborted("the local tree takes no more".into()))
     }
 
     fn progress(&self, started: Instant, done: bool) -> RestoreProgress {
@@ -285,28 +394,41 @@ impl<'a> Reader<'a> {
         RestoreProgress { step: RestoreStep::Changelog, records: self.read, share, elapsed: started.elapsed(), done }
     }
 
-    fn flush(&mut self) -> Result<(), CommitError> {
-        let mut changes = std::mem::take(&mut self.changes);
-        // In the tree's order an insert costs less than half. Of several changes of a key the last counts: the order is a stable one.
-        changes.sort_by(|a, b| (a.shard, &a.key).cmp(&(b.shard, &b.key)));
-        changes.dedup_by(|later, kept| {
-            let same = (later.shard, &later.key) == (kept.shard, &kept.key);
-            if same {
-                kept.value = later.value.take();
-            }
-            same
-        });
-        match &self.stored {
-            Some(stored) => {
-                let stored = serde_json::to_vec(stored).map_err(|e| CommitError::Corrupt(e.to_string()))?;
-                note(self.tree, &changes, &stored, &self.place)
-            }
-            None => Ok(self.tree.apply(&changes, &[], false)?),
-        }
+    fn done(self, given: bool) -> Replayed {
+        Replayed { stored: self.stored, place: self.place, records: self.read, given }
     }
+}
 
-    fn done(self) -> Replayed {
-        Replayed { stored: self.stored, place: self.place, records: self.read }
+/// What the tree is to have next.
+struct Step {
+    bulk: Bulk,
+    /// What is true of the tree then: see [`note`].
+    notes: Option<(Vec<u8>, Place)>,
+}
+
+impl Step {
+    fn write(self, tree: &Tree) -> Result<(), CommitError> {
+        write(tree, &self.bulk, self.notes.as_ref().map(|(stored, place)| (stored.as_slice(), place)))
+    }
+}
+
+/// Writes many changes to the tree, and then which of the changelog it has with them. Between both the tree is ahead of what is noted, which does
+/// no harm: what is noted is where the changelog is read from, and its values are absolute.
+///
+/// # Errors
+/// [`CommitError`] when the disk refuses.
+pub fn write(tree: &Tree, bulk: &Bulk, notes: Option<(&[u8], &Place)>) -> Result<(), CommitError> {
+    let mut few = Vec::new();
+    if bulk.len() >= INGEST_FROM && tree.can_ingest() {
+        tree.ingest(bulk.sorted())?;
+    } else {
+        let change =
+            |(shard, key, value): BorrowedChange<'_>| Change { shard, key: key.to_vec(), value: value.map(<[u8]>::to_vec) };
+        few = bulk.sorted().map(change).collect();
+    }
+    match notes {
+        Some((stored, place)) => note(tree, &few, stored, place),
+        None => Ok(tree.apply(&few, &[], false)?),
     }
 }
 
@@ -318,7 +440,7 @@ fn read_stored(bytes: &[u8]) -> Result<Stored, CommitError> {
 }
 
 /// Errors that the client mends by itself.
-fn is_passing(error: &KafkaError) -> bool {
+fn is_passing(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
     let passing = [
         Code::BrokerTransportFailure,
@@ -330,5 +452,5 @@ fn is_passing(error: &KafkaError) -> bool {
         Code::RequestTimedOut,
         Code::OperationTimedOut,
     ];
-    error.rdkafka_error_code().is_some_and(|code| passing.contains(&code))
+    passing.contains(&code)
 }

@@ -322,7 +322,8 @@ fn restore(spec: &mut JobSpec, core: &mut JobCore) -> Result<Option<Meta>, Break
             bad.get_or_insert(e);
         }
     };
-    let meta = spec.committer.restore(&mut |entry| if plain { load(entry) } else { aside.push(entry) }).map_err(commit_break)?;
+    let meta = if plain { spec.committer.restore_log(&mut load) } else { spec.committer.restore(&mut |entry| aside.push(entry)) };
+    let meta = meta.map_err(commit_break)?;
     // After the committer has fenced an earlier process off: until then offsets that it was about to commit are in the balance, and the
     // broker gives none.
     let mut starts = spec.source.start_positions().map_err(ingest_break)?;

@@ -4,6 +4,7 @@
 //! it, plus what the epochs in flight did.
 
 pub mod arena;
+pub mod bulk;
 pub mod codec;
 mod evict;
 mod lists;

@@ -235,7 +235,7 @@ impl Store {
         }
         for update in updates {
             changes.push(change(update.pane, &update.key, Some(update.state.to_vec())));
-            self.set(update, false)?;
+            self.set(update)?;
         }
         self.read = Read::default();
         self.round = self.round.saturating_add(1);
@@ -301,7 +301,7 @@ impl Store {
         Ok(changes)
     }
 
-    /// Takes one entry of the log back in; each slot comes once. What is over the budget goes to disk.
+    /// Takes one entry of the log back in; the last of a slot counts. What is over the budget goes to disk.
     ///
     /// # Errors
     /// [`LoadError`]: the entry has no pane, or the disk refuses.
@@ -309,11 +309,14 @@ impl Store {
         let (pane, key) = split(&entry.key)?;
         match entry.value {
             Some(state) => {
-                self.set(Update { pane, key: key.into(), state: state.into() }, true)?;
-                Ok(self.keep_to_budget()?)
+                self.set(Update { pane, key: key.into(), state: state.into() })?;
+                self.keep_to_budget()?;
             }
-            None => Ok(self.remove(&[(pane, key.into())]).map(drop)?),
+            None => self.remove(&[(pane, key.into())]).map(drop)?,
         }
+        // What was read may have changed on disk since.
+        self.read = Read::default();
+        Ok(())
     }
 
     /// Takes a slot out of the table; whether the disk has an entry of it, which is still there.
@@ -344,8 +347,8 @@ impl Store {
         Ok(on_disk)
     }
 
-    /// Sets a slot; `is_new` where it is known that there is none on disk.
-    fn set(&mut self, update: Update, is_new: bool) -> Result<(), SpillError> {
+    /// Sets a slot.
+    fn set(&mut self, update: Update) -> Result<(), SpillError> {
         let Update { pane, key, state } = update;
         let memory = &mut self.memory;
         let slots = self.panes.entry(pane).or_insert_with(|| {
@@ -364,7 +367,7 @@ impl Store {
             Entry::Vacant(place) => {
                 let key = place.key();
                 self.memory += allocated(key.len());
-                let cold = slots.cold > 0 && !is_new;
+                let cold = slots.cold > 0;
                 let old = if cold { self.read.get(self.disk.as_ref(), pane, key)?.map(<[u8]>::len) } else { None };
                 match old {
                     Some(old) => {

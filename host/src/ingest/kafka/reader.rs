@@ -4,9 +4,10 @@
 //! were gone. A broker that is away is no error: there are no records then, and librdkafka goes on when it is back.
 
 use super::client::{Client, lasting};
-use super::queue::{KafkaRecords, Message, PartitionQueue, Waker};
+use super::queue::{KafkaRecords, PartitionQueue, Waker};
 use crate::element::RawBatch;
 use crate::ingest::{IngestError, Polled, Reader};
+use crate::messages::Message;
 use rdkafka::error::RDKafkaErrorCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! The hand-written loop: drains the topic, parses with sonic-rs, and counts in a hash map, in one thread. No watermarks, no state that
 //! outlives it, no output to Kafka: what a careful programmer writes in an afternoon.
 //!
-//!     bench-loop BROKERS TOPIC counts|types|filter|hopping|drain OUT_FILE
+//!     bench-loop BROKERS TOPIC counts|types|filter|hopping|users|drain OUT_FILE
 
 use ahash::AHashMap;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -10,6 +10,8 @@ use rdkafka_sys as sys;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::ptr;
 use std::time::Duration;
 
@@ -29,6 +31,7 @@ enum Workload {
     Types,
     Filter,
     Hopping,
+    Users,
 }
 
 impl Workload {
@@ -39,6 +42,7 @@ impl Workload {
             "types" => Self::Types,
             "filter" => Self::Filter,
             "hopping" => Self::Hopping,
+            "users" => Self::Users,
             other => return Err(format!("no workload `{other}`")),
         })
     }
@@ -77,10 +81,18 @@ struct Device<'a> {
     st: i64,
 }
 
+#[derive(serde::Deserialize)]
+struct Active {
+    #[serde(rename = "userId")]
+    user: i64,
+    st: i64,
+}
+
 /// Counts by key and window start.
 #[derive(Default)]
 struct Tally {
     by_key: AHashMap<(String, String, i64), i64>,
+    by_user: AHashMap<(i64, i64), i64>,
 }
 
 impl Tally {
@@ -90,6 +102,11 @@ impl Tally {
         let pane = |st: i64| st.div_euclid(slide) * slide;
         let key = match workload {
             Workload::Drain => return Ok(()),
+            Workload::Users => {
+                let event: Active = sonic_rs::from_slice(bytes)?;
+                *self.by_user.entry((event.user, pane(event.st))).or_default() += 1;
+                return Ok(());
+            }
             Workload::Types => {
                 let event: Named<'_> = sonic_rs::from_slice(bytes)?;
                 (event.name.into_owned(), String::new(), pane(event.st))
@@ -113,7 +130,18 @@ impl Tally {
         Ok(())
     }
 
-    /// Panes to windows.
+    /// Panes to windows: lines of key, space, count.
+    fn write(self, workload: Workload, path: &str) -> std::io::Result<()> {
+        let mut out = BufWriter::new(File::create(path)?);
+        for ((user, window), n) in &self.by_user {
+            writeln!(out, "{user}||{window} {n}")?;
+        }
+        for (key, n) in self.finish(workload) {
+            writeln!(out, "{key} {n}")?;
+        }
+        out.flush()
+    }
+
     fn finish(self, workload: Workload) -> Counts {
         let (duration, slide) = workload.window();
         let mut counts = Counts::new();
@@ -129,12 +157,12 @@ impl Tally {
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [brokers, topic, workload, out] = args.as_slice() else { return Err("see the head of the source".into()) };
-    let counts = run(brokers, topic, Workload::named(workload)?)?;
-    Ok(std::fs::write(out, serde_json::to_vec(&counts)?)?)
+    let workload = Workload::named(workload)?;
+    Ok(run(brokers, topic, workload)?.write(workload, out)?)
 }
 
 /// Reads the topic to what is its end now.
-fn run(brokers: &str, topic: &str, workload: Workload) -> Result<Counts, Box<dyn Error>> {
+fn run(brokers: &str, topic: &str, workload: Workload) -> Result<Tally, Box<dyn Error>> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "hand-loop").set("enable.auto.commit", "false");
     config.set("fetch.queue.backoff.ms", "10").set("queued.min.messages", "100000").set("check.crcs", "false");
@@ -165,5 +193,5 @@ fn run(brokers: &str, topic: &str, workload: Workload) -> Result<Counts, Box<dyn
         }
         sys::rd_kafka_queue_destroy(queue);
     }
-    Ok(tally.finish(workload))
+    Ok(tally)
 }

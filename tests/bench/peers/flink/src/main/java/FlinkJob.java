@@ -25,30 +25,36 @@ import org.apache.flink.table.api.EnvironmentSettings;
 import org.apache.flink.table.api.bridge.java.StreamTableEnvironment;
 import org.apache.flink.util.Collector;
 
-/** The bench's workloads on Flink: FlinkJob datastream|sql WORKLOAD BROKERS TOPIC OUT CHECKPOINT_MS (0: none, at-least-once). */
+/** The bench's workloads on Flink: FlinkJob datastream|sql WORKLOAD BROKERS TOPIC OUT CHECKPOINT_MS CHECKPOINT_DIR (0 ms: none, at-least-once). */
 public class FlinkJob {
     @JsonIgnoreProperties(ignoreUnknown = true)
     public static class Event {
         public String name, experiment, variant, platform;
-        public long st;
+        public long st, userId;
     }
 
-    /** Only the filter's workload reads the platform. */
-    @JsonIgnoreProperties(value = "platform", ignoreUnknown = true)
-    public static class WithoutPlatform {}
+    /** Each workload reads what it needs. */
+    @JsonIgnoreProperties(value = {"platform", "userId"}, ignoreUnknown = true)
+    public static class ByName {}
+
+    @JsonIgnoreProperties(value = "userId", ignoreUnknown = true)
+    public static class Filtered {}
+
+    @JsonIgnoreProperties(value = {"name", "experiment", "variant", "platform"}, ignoreUnknown = true)
+    public static class ByUser {}
 
     public static class Parse extends AbstractDeserializationSchema<Event> {
-        private final boolean platform;
+        private final Class<?> columns;
         private transient ObjectReader reader;
 
-        Parse(boolean platform) {
-            this.platform = platform;
+        Parse(String workload) {
+            columns = workload.equals("users") ? ByUser.class : workload.equals("filter") ? Filtered.class : ByName.class;
         }
 
         @Override
         public void open(InitializationContext context) {
             ObjectMapper mapper = new ObjectMapper().registerModule(new BlackbirdModule());
-            reader = (platform ? mapper : mapper.addMixIn(Event.class, WithoutPlatform.class)).readerFor(Event.class);
+            reader = mapper.addMixIn(Event.class, columns).readerFor(Event.class);
         }
 
         @Override
@@ -71,6 +77,14 @@ public class FlinkJob {
         }
     }
 
+    public static class UserRow extends ProcessWindowFunction<Long, String, Long, TimeWindow> {
+        @Override
+        public void process(Long user, Context context, Iterable<Long> counts, Collector<String> out) {
+            out.collect("{\"userId\":" + user + ",\"window_start\":" + context.window().getStart() + ",\"count\":"
+                    + counts.iterator().next() + "}");
+        }
+    }
+
     static boolean byExperiment(String workload) {
         return workload.equals("counts") || workload.equals("hopping");
     }
@@ -81,6 +95,8 @@ public class FlinkJob {
         Configuration configuration = new Configuration();
         configuration.set(PipelineOptions.OBJECT_REUSE, true);
         configuration.setString("taskmanager.memory.network.max", "256m");
+        configuration.setString("execution.checkpointing.storage", "filesystem");
+        configuration.setString("execution.checkpointing.dir", "file://" + args[6]);
         StreamExecutionEnvironment env = StreamExecutionEnvironment.createLocalEnvironment(2, configuration);
         if (checkpoint > 0) {
             env.enableCheckpointing(checkpoint);
@@ -98,7 +114,7 @@ public class FlinkJob {
         KafkaSource<Event> source = KafkaSource.<Event>builder()
                 .setBootstrapServers(brokers).setTopics(topic).setGroupId(out)
                 .setStartingOffsets(OffsetsInitializer.earliest()).setBounded(OffsetsInitializer.latest())
-                .setProperty("check.crcs", "false").setValueOnlyDeserializer(new Parse(workload.equals("filter"))).build();
+                .setProperty("check.crcs", "false").setValueOnlyDeserializer(new Parse(workload)).build();
         KafkaSink<String> sink = KafkaSink.<String>builder()
                 .setBootstrapServers(brokers)
                 .setDeliveryGuarantee(exactlyOnce ? DeliveryGuarantee.EXACTLY_ONCE : DeliveryGuarantee.AT_LEAST_ONCE)
@@ -115,6 +131,12 @@ public class FlinkJob {
             events = events.filter(e -> "Experiment.assign".equals(e.name));
         } else if (filtered) {
             events = events.filter(e -> "ios".equals(e.platform));
+        }
+        if (workload.equals("users")) {
+            events.keyBy(e -> e.userId).window(TumblingEventTimeWindows.of(Duration.ofMinutes(1)))
+                    .aggregate(new Count(), new UserRow()).sinkTo(sink);
+            env.execute(workload);
+            return;
         }
         var keyed = events.keyBy(e -> byExperiment
                 ? "{\"experiment\":\"" + e.experiment + "\",\"variant\":\"" + e.variant + "\""

@@ -13,6 +13,7 @@ import org.apache.kafka.clients.admin.ListOffsetsOptions;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.Serde;
 import org.apache.kafka.common.serialization.Serdes;
+import org.apache.kafka.common.utils.Bytes;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.KeyValue;
 import org.apache.kafka.streams.StreamsBuilder;
@@ -22,6 +23,7 @@ import org.apache.kafka.streams.kstream.KStream;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Produced;
 import org.apache.kafka.streams.kstream.TimeWindows;
+import org.apache.kafka.streams.state.WindowStore;
 
 /**
  * The bench's workloads on Kafka Streams, tuned: StreamsJob WORKLOAD BROKERS TOPIC OUT GUARANTEE STATE_DIR. Ends when its group has no lag
@@ -32,12 +34,22 @@ public class StreamsJob {
     @JsonIgnoreProperties(ignoreUnknown = true)
     public static class Event {
         public String name, experiment, variant, platform;
-        public long st;
+        public long st, userId;
     }
 
-    /** Only the filter's workload reads the platform. */
-    @JsonIgnoreProperties(value = "platform", ignoreUnknown = true)
-    public static class WithoutPlatform {}
+    /** Each workload reads what it needs. */
+    @JsonIgnoreProperties(value = {"platform", "userId"}, ignoreUnknown = true)
+    public static class ByName {}
+
+    @JsonIgnoreProperties(value = "userId", ignoreUnknown = true)
+    public static class Filtered {}
+
+    @JsonIgnoreProperties(value = {"name", "experiment", "variant", "platform"}, ignoreUnknown = true)
+    public static class ByUser {}
+
+    static Class<?> columns(String workload) {
+        return workload.equals("users") ? ByUser.class : workload.equals("filter") ? Filtered.class : ByName.class;
+    }
 
     public static void main(String[] args) throws Exception {
         String workload = args[0], brokers = args[1], topic = args[2], out = args[3];
@@ -61,7 +73,7 @@ public class StreamsJob {
         KafkaStreams streams = new KafkaStreams(topology(workload, topic, out, p).build(p), p);
         streams.start();
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", brokers))) {
-            while (lag(admin, out, topic) != 0) {
+            while (lag(admin, out, topic, workload.equals("users") ? 0 : 4) != 0) {
                 if (streams.state() == KafkaStreams.State.ERROR) {
                     System.exit(1);
                 }
@@ -75,8 +87,7 @@ public class StreamsJob {
 
     static StreamsBuilder topology(String workload, String topic, String out, Properties p) {
         ObjectMapper mapper = new ObjectMapper().registerModule(new BlackbirdModule());
-        boolean platform = workload.equals("filter");
-        ObjectReader reader = (platform ? mapper : mapper.addMixIn(Event.class, WithoutPlatform.class)).readerFor(Event.class);
+        ObjectReader reader = mapper.addMixIn(Event.class, columns(workload)).readerFor(Event.class);
         Serde<Event> serde = Serdes.serdeFrom((t, e) -> null, (t, bytes) -> {
             try {
                 return reader.readValue(bytes);
@@ -84,6 +95,9 @@ public class StreamsJob {
                 throw new RuntimeException(e);
             }
         });
+        if (workload.equals("users")) {
+            return byUser(topic, out, serde);
+        }
         boolean byExperiment = workload.equals("counts") || workload.equals("hopping");
         StreamsBuilder builder = new StreamsBuilder();
         KStream<byte[], Event> events = builder.stream(topic,
@@ -108,11 +122,27 @@ public class StreamsJob {
         return builder;
     }
 
+    /** The topic's records have the user for their key, so nothing goes through a topic of the job's own. */
+    static StreamsBuilder byUser(String topic, String out, Serde<Event> serde) {
+        StreamsBuilder builder = new StreamsBuilder();
+        builder.stream(topic, Consumed.with(Serdes.String(), serde).withTimestampExtractor((r, t) -> ((Event) r.value()).st))
+                .mapValues(e -> "")
+                .groupByKey(Grouped.with(Serdes.String(), Serdes.String()))
+                .windowedBy(TimeWindows.ofSizeAndGrace(Duration.ofMinutes(1), Duration.ofMinutes(1)))
+                .count(Materialized.<String, Long, WindowStore<Bytes, byte[]>>with(Serdes.String(), Serdes.Long())
+                        .withRetention(Duration.ofMinutes(3)))
+                .toStream()
+                .map((w, n) -> KeyValue.pair(w.key(),
+                        "{\"userId\":" + w.key() + ",\"window_start\":" + w.window().start() + ",\"count\":" + n + "}"))
+                .to(out, Produced.with(Serdes.String(), Serdes.String()));
+        return builder;
+    }
+
     /** Rows that the group has not committed yet; -1 while it has not committed on all topics that it reads. */
-    static long lag(Admin admin, String group, String topic) throws Exception {
+    static long lag(Admin admin, String group, String topic, int between) throws Exception {
         var committed = admin.listConsumerGroupOffsets(group).partitionsToOffsetAndMetadata().get();
         long own = committed.keySet().stream().filter(t -> !t.topic().equals(topic)).count();
-        if (own < 4 || committed.size() < 8) {
+        if (own < between || committed.size() < 4 + between) {
             return -1;
         }
         Map<TopicPartition, OffsetSpec> ends = new HashMap<>();

@@ -1,0 +1,177 @@
+//! Messages of librdkafka, held as it gave them, and the queues that they come from.
+//!
+//! `unsafe` because rust-rdkafka has no batches: `rd_kafka_consume_batch_queue` halves the CPU of a poll a row, and keeping the
+//! message's pointer means that nothing is copied. What makes it sound: a [`Message`] is the only owner of its pointer; queues and
+//! messages are dropped before the client they came from, which each holder keeps alive; librdkafka's functions used here may be
+//! called from any thread.
+#![allow(unsafe_code)]
+
+use crate::element::Record;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka_sys as sys;
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr::{self, NonNull};
+use std::time::Duration;
+
+/// One message: a record, or an event of its partition.
+#[repr(transparent)]
+pub struct Message(NonNull<sys::rd_kafka_message_t>);
+
+// SAFETY: a message belongs to whoever holds it; librdkafka keeps no reference to it.
+unsafe impl Send for Message {}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from librdkafka and is destroyed once, here.
+        unsafe { sys::rd_kafka_message_destroy(self.0.as_ptr()) }
+    }
+}
+
+impl Message {
+    fn raw(&self) -> &sys::rd_kafka_message_t {
+        // SAFETY: the pointer is valid until `drop`, and nobody writes to what it points at.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// The error or event that this is, if it is no record.
+    #[inline]
+    pub fn event(&self) -> Option<RDKafkaErrorCode> {
+        let code = self.raw().err;
+        (code != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| code.into())
+    }
+
+    /// What librdkafka says about the event.
+    pub fn event_text(&self) -> String {
+        // SAFETY: the text lives as long as the message, and ends with a 0.
+        let text = unsafe { sys::rd_kafka_message_errstr(self.raw()) };
+        if text.is_null() { String::new() } else { unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned() }
+    }
+
+    /// Offset within the partition; of the event of a partition's end the end.
+    #[inline]
+    pub fn offset(&self) -> i64 {
+        self.raw().offset
+    }
+
+    /// Number of the partition within its topic.
+    #[inline]
+    pub fn partition(&self) -> i32 {
+        self.raw().partition
+    }
+
+    /// Bytes of key and value.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.raw().len + self.raw().key_len
+    }
+
+    /// The record that this is, borrowed.
+    pub fn record(&self) -> Record<'_> {
+        let raw = self.raw();
+        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: both are only read or written during the call.
+        let timestamp = unsafe { sys::rd_kafka_message_timestamp(raw, &mut kind) };
+        Record {
+            offset: raw.offset,
+            timestamp: (timestamp >= 0).then_some(timestamp),
+            // SAFETY: librdkafka gives pointer and length of bytes that live as long as the message.
+            key: unsafe { slice(raw.key, raw.key_len) },
+            value: unsafe { slice(raw.payload, raw.len) },
+        }
+    }
+
+    /// Headers in their order, copied.
+    pub fn headers(&self) -> Vec<(String, Option<Vec<u8>>)> {
+        let mut found = Vec::new();
+        let mut headers = ptr::null_mut();
+        // SAFETY: names end with a 0; names and values live as long as the message, and are copied here.
+        unsafe {
+            let ok = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+            if sys::rd_kafka_message_headers(self.raw(), &mut headers) != ok {
+                return found;
+            }
+            let (mut name, mut value, mut size): (*const c_char, *const c_void, usize) = (ptr::null(), ptr::null(), 0);
+            while sys::rd_kafka_header_get_all(headers, found.len(), &mut name, &mut value, &mut size) == ok {
+                let text = CStr::from_ptr(name).to_string_lossy().into_owned();
+                found.push((text, slice(value, size).map(<[u8]>::to_vec)));
+            }
+        }
+        found
+    }
+}
+
+/// # Safety
+/// `data` is null or points at `len` bytes that live as long as `'a`.
+unsafe fn slice<'a>(data: *const c_void, len: usize) -> Option<&'a [u8]> {
+    // SAFETY: as the caller promises.
+    (!data.is_null()).then(|| unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) })
+}
+
+/// A queue of messages; its holder drops it, and all messages from it, before the client.
+pub struct Queue(NonNull<sys::rd_kafka_queue_t>);
+
+// SAFETY: librdkafka locks its queues.
+unsafe impl Send for Queue {}
+
+impl Queue {
+    /// The queue of `pointer`; none where that is null.
+    ///
+    /// # Safety
+    /// The pointer is null or one that librdkafka gave, and is given up by this call: it is destroyed with the queue.
+    pub unsafe fn of_raw(pointer: *mut sys::rd_kafka_queue_t) -> Option<Self> {
+        NonNull::new(pointer).map(Self)
+    }
+
+    /// The queue that all partitions of a consumer share. Events of the client come through it too; those that are no message are
+    /// logged by the client.
+    pub fn of_consumer<C: ConsumerContext + ClientContext>(consumer: &BaseConsumer<C>) -> Option<Self> {
+        // SAFETY: the client is valid during the call, and the reference to its queue is this one's.
+        unsafe { Self::of_raw(sys::rd_kafka_queue_get_consumer(consumer.client().native_ptr())) }
+    }
+
+    /// librdkafka's own.
+    pub fn raw(&self) -> *mut sys::rd_kafka_queue_t {
+        self.0.as_ptr()
+    }
+
+    /// Takes what is there, at most `rows`, without waiting, to the end of `messages`.
+    pub fn take(&self, rows: usize, messages: &mut Vec<Message>) {
+        // SAFETY: the queue is valid until `drop`.
+        let there = unsafe { sys::rd_kafka_queue_length(self.raw()) };
+        self.fill(rows.min(there), Duration::ZERO, messages);
+    }
+
+    /// As [`Self::take`]; where nothing is there, waits for a message at most `wait`.
+    pub fn take_or_wait(&self, rows: usize, wait: Duration, messages: &mut Vec<Message>) {
+        let before = messages.len();
+        self.take(rows, messages);
+        if messages.len() == before && rows > 0 {
+            // More than one would be waited for until all are there.
+            self.fill(1, wait, messages);
+        }
+    }
+
+    fn fill(&self, rows: usize, wait: Duration, messages: &mut Vec<Message>) {
+        if rows == 0 {
+            return;
+        }
+        messages.reserve(rows);
+        let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the queue is valid until `drop`. `Message` is a non-null pointer; librdkafka fills the first `n` of at least `rows`
+        // places with such.
+        unsafe {
+            let room = messages.spare_capacity_mut();
+            let n = sys::rd_kafka_consume_batch_queue(self.raw(), wait, room.as_mut_ptr().cast(), rows);
+            messages.set_len(messages.len() + usize::try_from(n).unwrap_or(0));
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: the queue is valid until here.
+        unsafe { sys::rd_kafka_queue_destroy(self.raw()) }
+    }
+}
