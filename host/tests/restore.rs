@@ -45,10 +45,10 @@ fn spec(name: &str, dir: &Path) -> CommitSpec {
 fn changes(epoch: u64) -> Vec<Change> {
     let change = |n: u64| {
         let key = [&1_000u64.to_be_bytes()[..], &[n as u8 % 3; 8], &n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()].concat();
-        let value = ((n + epoch) % 5 > 0).then(|| [epoch.to_be_bytes(), n.to_be_bytes()].concat().repeat(VALUE / 16));
+        let value = (!(n + epoch).is_multiple_of(5)).then(|| [epoch.to_be_bytes(), n.to_be_bytes()].concat().repeat(VALUE / 16));
         Change { shard: (n % 4) as u16, key, value }
     };
-    (0..KEYS).filter(|n| (n + epoch) % 3 > 0).map(change).collect()
+    (0..KEYS).filter(|n| !(n + epoch).is_multiple_of(3)).map(change).collect()
 }
 
 fn take(entries: &mut Entries, change: Change) {
