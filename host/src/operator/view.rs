@@ -113,11 +113,14 @@ pub fn of_sorted<'a>(entries: Vec<(&'a [u8], &'a [u8])>) -> Source<'a> {
 /// A key with its states.
 pub type Group<'a> = (Cow<'a, [u8]>, Vec<Cow<'a, [u8]>>);
 
+/// Key, number of its source, state.
+type Head<'a> = (Cow<'a, [u8]>, usize, Cow<'a, [u8]>);
+
 /// Several sources as one: each key once, with its states.
 pub struct Merged<'a> {
     sources: Vec<Source<'a>>,
     /// The next entry of each source that has one.
-    heads: BinaryHeap<Reverse<(Cow<'a, [u8]>, usize, Cow<'a, [u8]>)>>,
+    heads: BinaryHeap<Reverse<Head<'a>>>,
     failed: Option<SpillError>,
 }
 

@@ -104,7 +104,7 @@ pub fn new_lineage() -> String {
 ///
 /// # Errors
 /// [`CommitError`] when the disk refuses.
-fn note(tree: &Tree, changes: &[Change], stored: &[u8], place: &Place) -> Result<(), CommitError> {
+pub fn note(tree: &Tree, changes: &[Change], stored: &[u8], place: &Place) -> Result<(), CommitError> {
     let place = serde_json::to_vec(place).map_err(|e| CommitError::Corrupt(e.to_string()))?;
     // Not synced: what a crash of the machine takes from it is replayed.
     Ok(tree.apply(changes, &[("stored", stored), ("place", &place)], false)?)

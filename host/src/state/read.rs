@@ -28,6 +28,9 @@ pub(super) struct Read {
     index: RefCell<HashMap<Slot, Option<usize>, ahash::RandomState>>,
 }
 
+/// Takes a key and a state.
+type Each<'a> = dyn FnMut(Box<[u8]>, Box<[u8]>) -> Result<(), SpillError> + 'a;
+
 impl Store {
     /// The stored state of a key in a pane.
     ///
@@ -119,11 +122,7 @@ impl Store {
     }
 
     /// Calls `each` with the slots of a pane that are on disk only.
-    fn cold_entries(
-        &self,
-        pane: PaneId,
-        each: &mut dyn FnMut(Box<[u8]>, Box<[u8]>) -> Result<(), SpillError>,
-    ) -> Result<(), SpillError> {
+    fn cold_entries(&self, pane: PaneId, each: &mut Each<'_>) -> Result<(), SpillError> {
         let Some(slots) = self.panes.get(&pane).filter(|p| p.cold > 0) else { return Ok(()) };
         let mut found = 0;
         for entry in self.disk.iter().flat_map(|d| d.pane(pane, &[])) {

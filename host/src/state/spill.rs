@@ -62,6 +62,9 @@ pub enum SpillError {
 /// A change of an entry: pane, key, and the new state; none removes it.
 pub type Entry<'a> = (PaneId, &'a [u8], Option<&'a [u8]>);
 
+/// Key and state.
+pub type Owned = (Box<[u8]>, Box<[u8]>);
+
 /// The store.
 pub struct Spill {
     path: PathBuf,
@@ -127,7 +130,7 @@ impl Spill {
     }
 
     /// The entries of a pane, by key, from `first` on.
-    pub fn pane(&self, pane: PaneId, first: &[u8]) -> impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), SpillError>> + '_ {
+    pub fn pane(&self, pane: PaneId, first: &[u8]) -> impl Iterator<Item = Result<Owned, SpillError>> + '_ {
         // The last pane of all has no successor, and what is behind it is its own.
         let next = match (pane.start, pane.from) {
             (i64::MAX, i64::MAX) => None,
