@@ -142,6 +142,22 @@ fn how_partitions_wait_for_each_other() {
 }
 
 #[test]
+fn state_has_a_budget_of_memory() {
+    let memory = |sets: &[(&str, &str)]| load_text(PRINTED, sets).map(|p| p.state.memory);
+    assert_eq!(memory(&[]), Ok(None));
+    assert_eq!(memory(&[("state.memory", "256MiB")]), Ok(Some(256 << 20)));
+    assert_eq!(memory(&[("state", "{ memory: unlimited }")]), Ok(Some(usize::MAX)));
+    for (value, says) in
+        [("12 parsecs", "`memory`: `12 parsecs` is not a size"), ("64KiB", "at least 1.0 MiB"), ("[1]", "must be text")]
+    {
+        let error = memory(&[("state.memory", value)]).unwrap_err();
+        assert!(error.contains(says), "{value}: {error}");
+    }
+    let error = memory(&[("state.memori", "1GiB")]).unwrap_err();
+    assert!(error.contains("did you mean `memory`?"), "{error}");
+}
+
+#[test]
 fn windows_that_cannot_be() {
     for (slide, says) in [("0s", "longer than 0"), ("6.minutes", "rows between two windows"), ("7ms", "more than 100000 panes")] {
         let error = load_text(PRINTED, &[("pipeline[1].window.slideDuration", slide)]).unwrap_err();

@@ -64,7 +64,8 @@ impl Closer {
     /// slot is removed with its result, and what is left says what is owed. What must not see rows again once it has closed is known
     /// by the watermark; there is none over processing time that outlives the input, nor of global windows.
     fn must_wait(&self, windows: &dyn Aligned, closing: &Closing<'_>, least: PaneId, updates: usize) -> bool {
-        let is_single = windows.first(least.start) == windows.last(least.start);
+        let window = windows.first(least.start);
+        let is_single = window == windows.last(least.start) && windows.bounds(window) == windows.pane(least.start);
         if !is_single || self.window.processing_time || windows.last_close(least.start).is_none() {
             return false;
         }

@@ -7,6 +7,7 @@ mod aligned;
 pub mod assigner;
 pub mod blocks;
 pub mod close;
+mod columns;
 pub mod counts;
 pub mod emission;
 pub mod epoch;

@@ -8,6 +8,7 @@ use crate::element::RawBatch;
 use crate::ingest::decode::{Decoder, RowFault};
 use crate::limits::JobLimits;
 use crate::operator::assigner::{Assigned, Assigner, EVENT_TIME_MAX};
+use crate::operator::columns::{read_at, row_numbers, with_times};
 use crate::operator::epoch::{EpochStart, LateRow, RejectedRow, RowError, TaskEpoch};
 use crate::operator::fold::{Fold, Partial};
 use crate::operator::isolate::{Budget, isolate};
@@ -18,9 +19,9 @@ use crate::plan::Plan;
 use crate::state::codec::RowCodec;
 use crate::state::store::PaneId;
 use ahash::RandomState;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMillisecondArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Schema, TimestampMillisecondType, UInt32Type};
+use arrow::datatypes::{Schema, TimestampMillisecondType};
 use datafusion::error::{DataFusionError, Result};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -496,20 +497,4 @@ pub fn input_schema(plan: &Plan) -> Arc<Schema> {
             crate::plan::Step::Filter(_) => None,
         })
         .unwrap_or_else(|| Arc::clone(&plan.decoded))
-}
-
-/// The batch with `time` as the event time of all rows.
-fn read_at(batch: &RecordBatch, column: usize, time: i64) -> Result<RecordBatch> {
-    with_times(batch, column, TimestampMillisecondArray::from_value(time, batch.num_rows()))
-}
-
-/// The batch with `times` in a column.
-fn with_times(batch: &RecordBatch, column: usize, times: TimestampMillisecondArray) -> Result<RecordBatch> {
-    let mut columns = batch.columns().to_vec();
-    columns[column] = Arc::new(times);
-    Ok(RecordBatch::try_new(batch.schema(), columns)?)
-}
-
-fn row_numbers(batch: &RecordBatch) -> &arrow::buffer::ScalarBuffer<u32> {
-    batch.column(batch.num_columns() - 1).as_primitive::<UInt32Type>().values()
 }

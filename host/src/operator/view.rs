@@ -87,6 +87,9 @@ impl<'a> View<'a> {
     pub fn sorted<'s>(&'s self, pane: PaneId) -> Source<'s> {
         let fresh = self.fresh.get(&pane);
         let stored = self.store.sorted(pane);
+        if fresh.is_none() {
+            return Box::new(stored);
+        }
         let unchanged =
             stored.filter(move |e| !e.as_ref().is_ok_and(|(key, _)| fresh.is_some_and(|f| f.contains_key(key.as_ref()))));
         let mut changed: Vec<(&[u8], &[u8])> = fresh.into_iter().flatten().map(|(key, state)| (*key, *state)).collect();

@@ -3,7 +3,10 @@
 //! In: the tasks' shares of an epoch, which partitions are idle or finished. Out: an [`EpochCommit`], or the word that the epoch must be
 //! run again. **Invariant**: what an epoch commits is a function of the state before, its rows, and the plan.
 
+mod counts;
 mod records;
+
+pub use self::counts::Counts;
 
 use crate::config::spec::Emit;
 use crate::element::{PartitionName, RawBatch};
@@ -59,44 +62,6 @@ pub enum Outcome {
     Commit(Box<EpochCommit>),
     /// To be run again from these starts, one a task.
     Rerun(Vec<EpochStart>),
-}
-
-/// Counts of a job since its start; rows are of committed or about-to-be-committed epochs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Records read.
-    pub rows: u64,
-    /// Bytes of keys and values read.
-    pub bytes: u64,
-    /// Result rows.
-    pub outputs: u64,
-    /// Rows late for all their windows.
-    pub late: u64,
-    /// Rows set aside.
-    pub rejects: u64,
-    /// Keys whose state was cleared because nothing updated them for the TTL.
-    pub expired: u64,
-    /// Epochs.
-    pub epochs: u64,
-    /// Epochs that were run again.
-    pub reruns: u64,
-}
-
-impl Counts {
-    /// The sum of both.
-    #[must_use]
-    pub fn plus(&self, other: &Self) -> Self {
-        Self {
-            rows: self.rows + other.rows,
-            bytes: self.bytes + other.bytes,
-            outputs: self.outputs + other.outputs,
-            late: self.late + other.late,
-            rejects: self.rejects + other.rejects,
-            expired: self.expired + other.expired,
-            epochs: self.epochs + other.epochs,
-            reruns: self.reruns + other.reruns,
-        }
-    }
 }
 
 /// How results are written.

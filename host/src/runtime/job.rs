@@ -349,3 +349,19 @@ fn commit_loop(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_disk_is_a_return_and_no_defect() {
+        let error = SpillError::Damaged { path: "/data/t/j/spill".into(), why: "a checksum".into() };
+        let wrapped = DataFusionError::Context("closing".into(), Box::new(DataFusionError::External(error.into())));
+        assert!(
+            matches!(defect(&wrapped), Break::Retry(text) if text.contains("/data/t/j/spill") && text.contains("a checksum"))
+        );
+        let other = DataFusionError::Internal("a defect".into());
+        assert!(matches!(defect(&other), Break::Fatal(e) if e.to_string().contains("a defect")));
+    }
+}

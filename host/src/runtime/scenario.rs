@@ -4,8 +4,10 @@
 //! a crash and a restore at every epoch: once before the commit (the epoch never happened) and once after it.
 
 mod compare;
+mod scratch;
 
 use self::compare::{in_order, matched, same, table, values};
+use self::scratch::Scratch;
 use crate::config::spec::OutputMode;
 use crate::config::{self, LoadOptions};
 use crate::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
@@ -21,9 +23,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Partitions in the run over several.
 const SPREAD: usize = 3;
@@ -170,23 +171,6 @@ pub const MODES: [Mode; 7] = [
         on_disk: false,
     },
 ];
-
-/// A folder of this process for one run, removed with it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        static RUNS: AtomicU64 = AtomicU64::new(0);
-        let run = RUNS.fetch_add(1, Ordering::Relaxed);
-        Self(std::env::temp_dir().join(format!("kindling-scenario-{}-{run}", std::process::id())))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// What a run committed.
 #[derive(Default)]

@@ -30,6 +30,19 @@ pub struct View {
     schema: SchemaRef,
 }
 
+/// Pane, key and partial state.
+type Part<'a> = (PaneId, &'a [u8], &'a [u8]);
+
+/// The parts of entries of the log.
+fn parts(entries: &[Change]) -> Result<Vec<Part<'_>>> {
+    let mut parts = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let (pane, key) = split(&entry.key).map_err(corrupt)?;
+        parts.push((pane, key, entry.value.as_deref().unwrap_or_default()));
+    }
+    Ok(parts)
+}
+
 /// Columns of a window's bounds.
 const WINDOW: [&str; 2] = ["window_start", "window_end"];
 
@@ -120,7 +133,7 @@ impl View {
     /// # Errors
     /// When an entry does not read back, or an aggregate or guest fails on it.
     pub fn slots(&self, entries: &[Change], finished: bool) -> Result<RecordBatch> {
-        let mut slots = self.split(entries)?;
+        let mut slots = parts(entries)?;
         // What is known of a key's rows is no partial state.
         slots.retain(|slot| !matches!(self.assigner, Assigner::Count(_)) || slot.0 != TOTAL);
         let states = self.layout.states.decode(slots.iter().map(|s| s.2)).map_err(corrupt)?;
@@ -136,7 +149,7 @@ impl View {
     /// # Errors
     /// As [`View::slots`].
     pub fn windows(&self, entries: &[Change], closed: i64) -> Result<RecordBatch> {
-        let slots = self.split(entries)?;
+        let slots = parts(entries)?;
         let states: Vec<(PaneId, &[u8])> = slots.iter().map(|s| (s.0, s.2)).collect();
         let windows = open_windows(&self.assigner, closed, &states).map_err(corrupt)?;
         let of = || windows.iter().flat_map(|w| &w.slots);
@@ -151,15 +164,6 @@ impl View {
         }
         let keys = windows.iter().map(|w| slots[w.slots[0]].1);
         self.batch(keys, &bounds, Some(values), states, &Arc::new(Schema::new(fields)))
-    }
-
-    /// Pane, key and partial state of entries of the log.
-    fn split<'a>(&self, entries: &'a [Change]) -> Result<Vec<(PaneId, &'a [u8], &'a [u8])>> {
-        let one = |entry: &'a Change| -> Result<(PaneId, &'a [u8], &'a [u8])> {
-            let (pane, key) = split(&entry.key).map_err(corrupt)?;
-            Ok((pane, key, entry.value.as_deref().unwrap_or_default()))
-        };
-        entries.iter().map(one).collect()
     }
 
     fn batch<'a>(

@@ -7,6 +7,7 @@ pub mod arena;
 pub mod codec;
 mod evict;
 mod lists;
+mod read;
 pub mod savepoint;
 pub mod spill;
 pub mod store;

@@ -66,7 +66,8 @@ pub type Entry<'a> = (PaneId, &'a [u8], Option<&'a [u8]>);
 pub struct Spill {
     path: PathBuf,
     slots: Keyspace,
-    timers: Keyspace,
+    /// Made with the first timer.
+    timers: Option<Keyspace>,
     /// Closed after the two.
     database: Option<Database>,
     reads: Cell<u64>,
@@ -87,19 +88,8 @@ impl Spill {
             .max_journaling_size(JOURNAL_BYTES)
             .manual_journal_persist(true);
         let database = builder.open().map_err(|e| error(path, &e))?;
-        // Small blocks: a lookup reads one for one slot. Indices and filters in parts: only those that are in use take memory.
-        let options = || {
-            KeyspaceCreateOptions::default()
-                .max_memtable_size(MEMORY_BYTES)
-                .manual_journal_persist(true)
-                .data_block_size_policy(BlockSizePolicy::all(4 << 10))
-                .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
-                .index_block_partitioning_policy(PartitioningPolicy::all(true))
-                .filter_block_partitioning_policy(PartitioningPolicy::all(true))
-        };
-        let open = |name: &str| database.keyspace(name, options).map_err(|e| error(path, &e));
-        let (slots, timers) = (open("slots")?, open("timers")?);
-        Ok(Self { path: path.to_path_buf(), slots, timers, database: Some(database), reads: Cell::new(0), writes: 0 })
+        let slots = database.keyspace("slots", options).map_err(|e| error(path, &e))?;
+        Ok(Self { path: path.to_path_buf(), slots, timers: None, database: Some(database), reads: Cell::new(0), writes: 0 })
     }
 
     /// Removes what a process that was killed may have left in `path`.
@@ -178,13 +168,17 @@ impl Spill {
             let sum = checksum(&full, &[]).to_vec();
             (full, Some(sum))
         });
-        self.put(&self.timers, timers.len(), entries)
+        if let (None, Some(database)) = (&self.timers, &self.database) {
+            self.timers = Some(database.keyspace("timers", options).map_err(|e| error(&self.path, &e))?);
+        }
+        self.timers.as_ref().map_or(Ok(()), |keyspace| self.put(keyspace, timers.len(), entries))
     }
 
     /// Timers that are due at `now`, in order.
     pub fn timers_until(&self, now: i64) -> impl Iterator<Item = Result<(i64, PaneId, Box<[u8]>), SpillError>> + '_ {
         let until = now.checked_add(1).map_or(Bound::Unbounded, |next| Bound::Excluded(ordered(next)));
-        self.timers.range((Bound::Unbounded, until)).map(|entry| {
+        let timers = self.timers.iter().flat_map(move |t| t.range((Bound::Unbounded, until)));
+        timers.map(|entry| {
             self.reads.set(self.reads.get() + 1);
             let (full, sum) = entry.into_inner().map_err(|e| error(&self.path, &e))?;
             self.opened(&full, &sum)?;
@@ -201,7 +195,7 @@ impl Spill {
     /// [`SpillError`].
     pub fn remove_timers(&mut self, timers: &[(i64, PaneId, Box<[u8]>)]) -> Result<(), SpillError> {
         let entries = timers.iter().map(|(due, pane, key)| ([&ordered(*due)[..], &encode(*pane, key)].concat(), None));
-        self.put(&self.timers, timers.len(), entries)
+        self.timers.as_ref().map_or(Ok(()), |keyspace| self.put(keyspace, timers.len(), entries))
     }
 
     fn put(
@@ -259,6 +253,17 @@ impl Drop for Spill {
         // What is left is removed when the folder is used again.
         let _ = std::fs::remove_dir_all(&self.path);
     }
+}
+
+/// Small blocks: a lookup reads one for one slot. Indices and filters in parts: only those that are in use take memory.
+fn options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(MEMORY_BYTES)
+        .manual_journal_persist(true)
+        .data_block_size_policy(BlockSizePolicy::all(4 << 10))
+        .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
+        .index_block_partitioning_policy(PartitioningPolicy::all(true))
+        .filter_block_partitioning_policy(PartitioningPolicy::all(true))
 }
 
 /// As bytes that are in the order of the numbers.
