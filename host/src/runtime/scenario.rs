@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Partitions in the run over several.
