@@ -93,7 +93,8 @@ fn a_result_topic_that_is_deleted_is_made_anew_and_has_all_that_comes_after() {
     let before = counts(&results(&topic));
     delete(&format!("{topic}-out"));
     send_events(&topic, 0, &stretch(65, 60));
-    job.wait_for(&format!("made topic {topic}-out for the job's sink"), 2);
+    let made = format!("made topic {topic}-out for the job's sink");
+    eventually("the topic is made anew", || job.log_text().matches(&made).count() == 2);
     eventually("the next windows", || results(&topic).len() >= 30);
     job.stop(child);
     job.run_to_end();
