@@ -118,6 +118,7 @@ impl Run {
 /// What went wrong, and the trace up to there.
 pub fn run(case: &Case, random: Random, weather: Weather, mutant: Option<Mutant>) -> (Run, Result<(), String>) {
     let mut broker = Broker::new(case.partitions, usize::from(STATE_SHARDS));
+    broker.is_closed = case.feeds.is_empty();
     broker.shows_aborted = mutant == Some(Mutant::AbortedRead);
     let shared = Shared::new(random, weather, broker, mutant);
     let pipeline = case.pipeline();
