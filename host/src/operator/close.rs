@@ -276,6 +276,10 @@ impl Closer {
         closed: &mut Closed,
     ) -> Result<Option<Vec<Update>>> {
         let count = slots.keys.len();
+        if count == 0 {
+            // Some aggregates can't merge nothing; and that is no key's fault.
+            return Ok(Some(Vec::new()));
+        }
         // Before anything that keys can be at fault for: what the disk fails at is nobody's row.
         let stored = slots.stored_states(closing.store).map_err(external_store)?;
         let merge_range = |range: Range<usize>| self.merged(closing, slots, &stored, range);

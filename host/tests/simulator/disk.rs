@@ -57,7 +57,7 @@ impl Disk {
 
     fn restored(&mut self, broker: &Broker, now_ms: i64) -> Result<Vec<Change>, CommitError> {
         self.gathered.clear();
-        let tree = match self.tree.take() {
+        let mut tree = match self.tree.take() {
             Some(tree) => tree,
             None => opened(&self.path)?,
         };
