@@ -212,7 +212,7 @@ pipeline:
         })
         .collect();
     let (want, want_late) = expected(kind, &partitions, disorder, lateness);
-    let little = (seed % 4 == 0).then(|| Some(random.below(2) as usize * 1_500));
+    let little = seed.is_multiple_of(4).then(|| Some(random.below(2) as usize * 1_500));
     for bytes in [None, None, None].into_iter().chain(little) {
         let log = run(&plan, &partitions, &mut random, bytes);
         let about = format!(

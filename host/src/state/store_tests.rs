@@ -207,7 +207,7 @@ fn many_slots_at_once() {
     for ((_, key), state) in &found {
         let n: usize = String::from_utf8_lossy(&key[key.len() - 6..]).parse().unwrap();
         assert!(n >= 5_000);
-        let want = if n % 2 == 0 { b"changed".to_vec() } else { n.to_le_bytes().to_vec() };
+        let want = if n.is_multiple_of(2) { b"changed".to_vec() } else { n.to_le_bytes().to_vec() };
         assert_eq!(*state, want);
     }
     assert_eq!(store.apply(Vec::new(), &[pane]).unwrap().len(), 5_000);

@@ -12,7 +12,10 @@ const START: i64 = 1_760_000_000_000;
 const LARGE: usize = 10 << 20;
 
 /// Sends records as they are, to partition 0.
-fn send_raw(topic: &str, records: &[(Option<&[u8]>, Option<&[u8]>)]) {
+/// Key and value.
+type Raw<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
+fn send_raw(topic: &str, records: &[Raw<'_>]) {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers()).set("message.max.bytes", "20000000");
     let producer: BaseProducer = config.create().expect("a producer");
