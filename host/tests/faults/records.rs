@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 const START: i64 = 1_760_000_000_000;
 const LARGE: usize = 10 << 20;
 
-/// Sends records as they are, to partition 0.
 /// Key and value.
 type Raw<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 
+/// Sends records as they are, to partition 0.
 fn send_raw(topic: &str, records: &[Raw<'_>]) {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers()).set("message.max.bytes", "20000000");
