@@ -17,6 +17,8 @@ fn check(topic: &str, spec: &GenerateSpec) {
     assert_same(&counts(&read_committed(&format!("{topic}-out"))), &want);
 }
 
+// Epochs of 100 rows make a job take half a minute and more for its 100,000: it must not be at its end before its faults.
+
 /// Waits until the job has committed more results than there are now.
 fn goes_on(topic: &str, child: &mut Child, job: &Job) {
     let results = || read_committed(&format!("{topic}-out")).len();
@@ -33,7 +35,7 @@ fn a_broker_killed_while_epochs_commit_loses_nothing_and_doubles_nothing() {
     create_topic(&topic, 4);
     produce(&spec, &topic, 0, 100_000);
     let job = Job::new(&counts_pipeline(&topic, &topic, ""));
-    let mut child = job.start(&["--epoch-rows", "500", "--epoch", "5ms", "--until-end"]);
+    let mut child = job.start(&["--epoch-rows", "100", "--epoch", "5ms", "--until-end"]);
     job.wait_for("restored", 1);
     for _ in 0..3 {
         goes_on(&topic, &mut child, &job);
@@ -52,7 +54,7 @@ fn a_broker_that_hangs_again_and_again_only_slows_the_job() {
     create_topic(&topic, 4);
     produce(&spec, &topic, 0, 100_000);
     let job = Job::new(&counts_pipeline(&topic, &topic, ""));
-    let mut child = job.start(&["--epoch-rows", "500", "--epoch", "5ms", "--until-end"]);
+    let mut child = job.start(&["--epoch-rows", "100", "--epoch", "5ms", "--until-end"]);
     job.wait_for("restored", 1);
     // Short stops and one that is longer than any single answer should take.
     for stop in [300, 1_500, 4_000] {
@@ -75,7 +77,7 @@ fn a_process_that_stood_still_for_longer_than_its_transaction_may_commits_nothin
     produce(&spec, &topic, 0, 100_000);
     let connection = format!("brokers: '{}', properties: {{ transaction.timeout.ms: '2000' }}", brokers());
     let job = Job::new(&counts_pipeline_over(&connection, &topic, &topic, ""));
-    let mut child = job.start(&["--epoch-rows", "500", "--epoch", "5ms"]);
+    let mut child = job.start(&["--epoch-rows", "100", "--epoch", "5ms"]);
     job.wait_for("restored", 1);
     let process = child.id().to_string();
     // Stopped between two transactions it goes on as if nothing had been; within one, what it was about to commit is given up by the broker.
