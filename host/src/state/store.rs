@@ -314,8 +314,10 @@ impl Store {
             }
             None => self.remove(&[(pane, key.into())]).map(drop)?,
         }
-        // What was read may have changed on disk since.
-        self.read = Read::default();
+        if self.disk.is_some() {
+            // What was read may have changed on disk since.
+            self.read = Read::default();
+        }
         Ok(())
     }
 
