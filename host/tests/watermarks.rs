@@ -268,7 +268,7 @@ fn peak_of_state(dir: &Path, pipeline: &str, workers: usize) -> usize {
     };
     let setup = set_up(pipeline, &options).expect("set up");
     let mut peak = 0;
-    let run = job::run(setup.spec, &Control::default(), &mut |epoch| peak = peak.max(epoch.state.0)).expect("it runs");
+    let run = job::run(setup.spec, &Control::default(), &mut |epoch| peak = peak.max(epoch.sizes.slots)).expect("it runs");
     assert_eq!((run.0, run.1.rows, run.1.late), (End::Finished, 60_000, 0));
     peak
 }

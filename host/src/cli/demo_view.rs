@@ -144,7 +144,7 @@ impl View {
             epoch.counts.rejects,
             epoch.counts.outputs,
             clock(epoch.closed),
-            epoch.state.0,
+            epoch.sizes.slots,
             epoch.epoch,
             epoch.commit_time.as_secs_f64() * 1e3,
             self.window,

@@ -236,11 +236,6 @@ impl JobCore {
         self.counts
     }
 
-    /// Slots and bytes of keyed state.
-    pub fn state_size(&self) -> (usize, usize) {
-        (self.store.slots(), self.store.bytes())
-    }
-
     /// Removes what a process that was killed left of state on disk; no other may use the folder.
     ///
     /// # Errors

@@ -61,7 +61,6 @@ struct InCommit {
     counts: Counts,
     lateness: Lateness,
     closed: i64,
-    state: (usize, usize),
     sizes: Sizes,
     plan: Arc<Plan>,
 }
@@ -423,7 +422,6 @@ impl<O: Outside> Driver<O> {
             counts,
             lateness,
             closed: self.core.closed(),
-            state: self.core.state_size(),
             sizes: self.core.sizes(),
             plan: Arc::clone(plan),
         });
@@ -460,7 +458,6 @@ impl<O: Outside> Driver<O> {
             outputs: &waiting.outputs,
             counts: waiting.counts,
             closed: waiting.closed,
-            state: waiting.state,
             sizes: waiting.sizes,
             commit_time,
             plan: &waiting.plan,

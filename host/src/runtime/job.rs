@@ -88,9 +88,7 @@ pub struct Committed<'a> {
     pub counts: Counts,
     /// Watermark that windows have been closed up to.
     pub closed: i64,
-    /// Slots and bytes of keyed state.
-    pub state: (usize, usize),
-    /// The same in memory and on disk.
+    /// How large keyed state is.
     pub sizes: Sizes,
     /// Time of the commit.
     pub commit_time: Duration,
