@@ -38,6 +38,8 @@ pub struct Pipeline {
     pub source: SourceSpec,
     /// How its partitions wait for each other.
     pub pace: PaceSpec,
+    /// Bounds of its state.
+    pub state: StateSpec,
     /// Operations in their order.
     pub operations: Vec<Placed<Operation>>,
     /// Name of the operator that has state: `name` of the windowed aggregation, `window_aggregate` where the file has none.
@@ -87,6 +89,13 @@ pub struct PaceSpec {
     pub idle_after: Option<Duration>,
     /// A partition whose watermark is more than this ahead of the least one is not read until the others come near; none: it is read.
     pub max_drift: Option<Duration>,
+}
+
+/// `state`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateSpec {
+    /// Bytes of memory that keyed state takes; none: as the command line says.
+    pub memory: Option<usize>,
 }
 
 /// A Kafka source.

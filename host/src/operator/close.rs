@@ -13,11 +13,13 @@ use crate::operator::emission::{Emission, EmissionChange};
 use crate::operator::epoch::{ExcludedKeys, RowError};
 use crate::operator::fold::Partial;
 use crate::operator::isolate::{Budget, isolate};
-use crate::operator::merge::{Layout, Merger, external};
+use crate::operator::merge::{Layout, Merger, external, external_store};
 use crate::operator::sessions::last_times;
 use crate::plan::WindowPlan;
 use crate::state::codec::RowCodec;
-use crate::state::store::{FirstTimer, PaneId, Slot, Store, Update};
+use crate::state::spill::SpillError;
+use crate::state::store::{PaneId, Slot, Store, Update};
+use crate::state::timers::FirstTimer;
 use ahash::RandomState;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take;
@@ -48,6 +50,10 @@ pub struct Closed {
     pub removed: Vec<PaneId>,
     /// Slots that no open window needs any more.
     pub removed_slots: Vec<(PaneId, Box<[u8]>)>,
+    /// Results of windows that have closed are left for the next epochs: their slots are still there.
+    pub owes: bool,
+    /// Panes that were taken off in part, and the key on disk from which on the rest is.
+    pub taken: Vec<(PaneId, Box<[u8]>)>,
     /// Timers that went off and are set anew: for when, and of which slot.
     pub rearmed: Vec<(i64, PaneId, Box<[u8]>)>,
     /// Result rows: columns as [`WindowPlan::result`].
@@ -66,7 +72,7 @@ pub struct Closed {
 
 /// An epoch to be closed: windows that close in `(before, now]` are finished.
 pub struct Closing<'a> {
-    /// The state before the epoch.
+    /// The state before the epoch. A pane in it whose windows have all closed is one whose results are owed.
     pub store: &'a Store,
     /// Partial states of its tasks.
     pub partials: &'a [&'a Partial],
@@ -82,6 +88,8 @@ pub struct Closing<'a> {
     pub is_firing: bool,
     /// What to do with faults.
     pub policy: FaultPolicy,
+    /// Results of closed windows that may wait for the next epoch where there are more than these.
+    pub results_max: usize,
 }
 
 /// Closes epochs of one plan.
@@ -175,21 +183,26 @@ impl Closer {
     }
 
     /// Windows, or starts of slices, of the stored slots: after a restart all of them count as changed.
-    pub fn all_changed(&self, store: &Store, closed: i64) -> EmissionChange {
+    ///
+    /// # Errors
+    /// [`SpillError`].
+    pub fn all_changed(&self, store: &Store, closed: i64) -> std::result::Result<EmissionChange, SpillError> {
         let mut change = EmissionChange::default();
         for pane in store.panes() {
             let windows = self.changed_windows(pane, closed);
-            for key in store.pane(pane).into_iter().flat_map(HashMap::keys) {
-                change.changed.extend(windows.iter().map(|w| (*w, key.clone())));
+            for entry in store.sorted(pane) {
+                let (key, _) = entry?;
+                change.changed.extend(windows.iter().map(|w| (*w, key.as_ref().into())));
             }
         }
-        change
+        Ok(change)
     }
 
     /// Closes an epoch.
     ///
     /// # Errors
-    /// Under [`FaultPolicy::Fail`] the first error of an aggregate or guest; [`CodecError`](crate::state::codec::CodecError) when stored bytes don't read back.
+    /// Under [`FaultPolicy::Fail`] the first error of an aggregate or guest; [`CodecError`](crate::state::codec::CodecError) when stored bytes don't read back;
+    /// [`SpillError`] when the disk does not give what is over the memory budget.
     pub fn close(&self, closing: &Closing<'_>, blocks: &mut Blocks, budget: &mut Budget) -> Result<Closed> {
         let mut closed = Closed::default();
         match &self.assigner {
@@ -255,7 +268,9 @@ impl Closer {
         closed: &mut Closed,
     ) -> Result<Option<Vec<Update>>> {
         let count = slots.keys.len();
-        let merge_range = |range: Range<usize>| self.merged(closing, slots, range);
+        // Before anything that keys can be at fault for: what the disk fails at is nobody's row.
+        let stored = slots.stored_states(closing.store).map_err(external_store)?;
+        let merge_range = |range: Range<usize>| self.merged(closing, slots, &stored, range);
         let states = match merge_range(0..count) {
             Ok(states) => states,
             Err(error) if closing.policy == FaultPolicy::Fail => return Err(error),
@@ -287,21 +302,24 @@ impl Closer {
     }
 
     /// The merged states of the slots in `range`: stored ones first, then each task's.
-    fn merged(&self, closing: &Closing<'_>, slots: &Slots, range: Range<usize>) -> Result<Merged> {
-        let Closing { store, partials, .. } = closing;
+    fn merged(
+        &self,
+        closing: &Closing<'_>,
+        slots: &Slots,
+        stored_states: &[(usize, &[u8])],
+        range: Range<usize>,
+    ) -> Result<Merged> {
+        let partials = closing.partials;
         let mut numbers: Vec<Option<usize>> = vec![None; range.len()];
         let mut order = Vec::with_capacity(range.len());
         let (mut stored, mut of_stored) = (Vec::new(), Vec::new());
-        for slot in range.clone() {
-            let (pane, key) = &slots.keys[slot];
-            let panes = slots.stored.as_ref().map_or(std::slice::from_ref(pane), |s| s[slot].as_slice());
-            for state in panes.iter().filter_map(|pane| store.get(*pane, key)) {
-                stored.push(state);
-                of_stored.push(*numbers[slot - range.start].get_or_insert_with(|| {
-                    order.push(slot);
-                    order.len() - 1
-                }));
-            }
+        let from = stored_states.partition_point(|(slot, _)| *slot < range.start);
+        for (slot, state) in stored_states[from..].iter().take_while(|(slot, _)| *slot < range.end) {
+            stored.push(*state);
+            of_stored.push(*numbers[slot - range.start].get_or_insert_with(|| {
+                order.push(*slot);
+                order.len() - 1
+            }));
         }
         let whole = range.len() == slots.keys.len();
         let mut merging = partials.iter().zip(&slots.of).filter(|(p, _)| !p.is_empty());
@@ -352,6 +370,20 @@ pub(super) struct Slots {
 }
 
 impl Slots {
+    /// The stored states of the slots, by number of the slot.
+    fn stored_states<'s>(&self, store: &'s Store) -> std::result::Result<Vec<(usize, &'s [u8])>, SpillError> {
+        let state = |slot: usize, (pane, key): &Slot| Ok(store.get(*pane, key)?.map(|state| (slot, state)));
+        let Some(panes) = &self.stored else {
+            store.fetch(&self.keys)?;
+            return self.keys.iter().enumerate().filter_map(|(i, slot)| state(i, slot).transpose()).collect();
+        };
+        let numbered = self.keys.iter().zip(panes).enumerate();
+        let wanted: Vec<(usize, Slot)> =
+            numbered.flat_map(|(i, ((_, key), panes))| panes.iter().map(move |p| (i, (*p, key.clone())))).collect();
+        store.fetch(&wanted.iter().map(|(_, slot)| slot.clone()).collect::<Vec<_>>())?;
+        wanted.iter().filter_map(|(i, slot)| state(*i, slot).transpose()).collect()
+    }
+
     /// The panes and keys by which rows of some slots were folded.
     fn folded(&self, partials: &[&Partial], slots: Range<usize>) -> Vec<Slot> {
         let rows = self.of.iter().zip(partials).flat_map(|(of, partial)| of.iter().zip(&partial.panes));

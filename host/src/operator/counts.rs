@@ -4,7 +4,7 @@ use crate::operator::assigner::count::{Count, TOTAL};
 use crate::operator::close::{Closed, Closer, Closing};
 use crate::operator::fold::Partial;
 use crate::operator::isolate::Budget;
-use crate::operator::merge::external;
+use crate::operator::merge::{external, external_store};
 use crate::operator::results::WindowRow;
 use crate::operator::sessions::slice;
 use crate::operator::view::View;
@@ -75,7 +75,7 @@ struct Rows {
 
 impl Rows {
     fn of(store: &Store, key: &[u8]) -> Result<Self> {
-        let Tally { total, base, last } = match store.get(TOTAL, key) {
+        let Tally { total, base, last } = match store.get(TOTAL, key).map_err(external_store)? {
             Some(state) => Tally::read(state).map_err(external)?,
             None => Tally::NONE,
         };
@@ -146,11 +146,19 @@ impl Closer {
         let closing = &Closing { partials: &partials, ..*closing };
         let Some(updates) = self.merge_panes(closing, budget, closed)? else { return Ok(()) };
         let ended = closing.now == i64::MAX;
-        let went_off: HashSet<Box<[u8]>> = closing.store.timers_until(closing.now).map(|(_, key)| key.into()).collect();
-        let all = closing.store.pane(TOTAL).filter(|_| ended).into_iter().flat_map(|entries| entries.keys());
-        for key in went_off.iter().chain(all) {
-            if !rows_of.contains_key(key) && closing.store.get(TOTAL, key).is_some() {
-                rows_of.insert(key.clone(), Rows::of(closing.store, key)?);
+        let went_off = closing.store.timers_until(closing.now).map_err(external_store)?;
+        let went_off: HashSet<Box<[u8]>> = went_off.into_iter().map(|(_, key)| key.into()).collect();
+        let mut looked: Vec<Slot> = went_off.iter().map(|key| (TOTAL, key.clone())).collect();
+        if ended {
+            for entry in closing.store.sorted(TOTAL) {
+                looked.push((TOTAL, entry.map_err(external_store)?.0.as_ref().into()));
+            }
+        }
+        looked.retain(|(_, key)| !rows_of.contains_key(key));
+        for (_, key) in stored(closing.store, looked.into_iter())? {
+            if !rows_of.contains_key(&key) {
+                let rows = Rows::of(closing.store, &key)?;
+                rows_of.insert(key, rows);
             }
         }
         let view = View::new(closing.store, &updates);
@@ -164,7 +172,7 @@ impl Closer {
                 closed.expired += u64::from(is_over);
                 for (start, end) in count.full(run.from, run.to, ended && !is_over) {
                     let panes = count.panes(start.max(run.base), end);
-                    windows.extend(window_row(key, panes.filter_map(|p| view.get(p, key)).collect())?);
+                    windows.extend(window_row(key, view.states(panes, key)?)?);
                 }
                 gone.extend(count.done(run.from, run.to).map(|pane| (pane, key.clone())));
                 if is_over || ended {
@@ -187,11 +195,19 @@ impl Closer {
         closed.updates = updates;
         closed.updates.extend(totals);
         closed.updates.retain(|u| !gone.contains(&(u.pane, u.key.clone())));
-        closed.removed_slots = gone.into_iter().filter(|(pane, key)| closing.store.get(*pane, key).is_some()).collect();
-        closed.removed_slots.sort_unstable();
+        closed.removed_slots = stored(closing.store, gone.into_iter())?;
         closed.rearmed.sort_unstable();
         Ok(())
     }
+}
+
+/// Those of the slots that are stored, in order.
+pub(super) fn stored(store: &Store, slots: impl Iterator<Item = Slot>) -> Result<Vec<Slot>> {
+    let mut slots: Vec<Slot> = slots.collect();
+    slots.sort_unstable();
+    store.fetch(&slots).map_err(external_store)?;
+    let known = |slot: Slot| store.has(slot.0, &slot.1).map(|has| has.then_some(slot)).transpose();
+    slots.into_iter().filter_map(known).collect::<std::result::Result<_, _>>().map_err(external_store)
 }
 
 /// A window from its first row's time to just behind its last one's.

@@ -11,10 +11,11 @@ use crate::config::spec::{Emit, OutputMode};
 use crate::operator::assigner::idle::{Idle, LIVE, Part};
 use crate::operator::close::{Closed, Closer, Closing, Slots};
 use crate::operator::isolate::Budget;
-use crate::operator::merge::external;
+use crate::operator::merge::{external, external_store};
 use crate::operator::results::WindowRow;
 use crate::operator::sessions::last_times;
-use crate::state::store::{PaneId, Store, Update};
+use crate::state::spill::SpillError;
+use crate::state::store::{PaneId, Slot, Store, Update};
 use ahash::RandomState;
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMillisecondType;
@@ -58,7 +59,7 @@ struct Key {
 }
 
 /// Panes of stored lives that begin ahead of the watermark, by key.
-type Pending<'a> = HashMap<&'a [u8], Vec<PaneId>, RandomState>;
+type Pending = HashMap<Box<[u8]>, Vec<PaneId>, RandomState>;
 
 impl Closer {
     pub(super) fn close_lives(&self, idle: &Idle, closing: &Closing<'_>, budget: &mut Budget, closed: &mut Closed) -> Result<()> {
@@ -70,7 +71,7 @@ impl Closer {
             states[number(update.pane)] = &update.state;
         }
         self.give_lives(idle, closing, &keys, &states, budget, closed)?;
-        let changed = after(idle, closing, &keys, &states, closed);
+        let changed = after(idle, closing, &keys, &states, closed).map_err(external_store)?;
         closed.expired = keys.iter().flat_map(|k| &k.lives).filter(|l| idle.ends_at(l.last) <= closing.reached).count() as u64;
         closed.updates = changed;
         Ok(())
@@ -88,23 +89,27 @@ impl Closer {
             self.layout.keys.encode(&partial.keys, partial.len(), each).map_err(external)?;
         }
         let store = closing.store;
-        looked.extend(store.timers_until(closing.now).map(|(_, key)| (key.into(), None)));
+        let went_off = store.timers_until(closing.now).map_err(external_store)?;
+        looked.extend(went_off.into_iter().map(|(_, key)| (key.into(), None)));
         if closing.is_firing {
             looked.extend(waiting(closing).into_iter().flatten().map(|key| (key.clone(), None)));
         }
         if closing.now == i64::MAX {
-            let entries = store.panes().filter_map(|pane| store.pane(pane)).flatten();
-            looked.extend(entries.map(|(key, _)| (key.clone(), None)));
+            for entry in store.panes().flat_map(|pane| store.sorted(pane)) {
+                looked.push((entry.map_err(external_store)?.0.as_ref().into(), None));
+            }
         }
         looked.sort_unstable();
-        let pending = pending(store);
+        let live: Vec<Slot> = looked.chunk_by(|a, b| a.0 == b.0).map(|group| (LIVE, group[0].0.clone())).collect();
+        store.fetch(&live).map_err(external_store)?;
+        let pending = pending(store).map_err(external_store)?;
         let mut keys = Vec::new();
         for group in looked.chunk_by(|a, b| a.0 == b.0) {
             let key = group[0].0.clone();
             let mut parts: Vec<(i64, Place, i64)> = Vec::new();
             let panes = std::iter::once(LIVE).chain(pending.get(key.as_ref()).into_iter().flatten().copied());
             for pane in panes {
-                let Some(state) = store.get(pane, &key) else { continue };
+                let Some(state) = store.get(pane, &key).map_err(external_store)? else { continue };
                 let (since, last) = last_times(state).map_err(external)?;
                 // What is live has begun before all else.
                 parts.push((if pane == LIVE { i64::MIN } else { since }, Place::Stored(pane), last));
@@ -134,10 +139,12 @@ impl Closer {
             for (i, life) in lives.iter().enumerate() {
                 let is_last = i + 1 == lives.len();
                 let has_ended = idle.ends_at(life.last) <= closing.reached;
-                let row =
-                    || WindowRow { key, start: i64::MIN, end: i64::MAX, states: states_of(life, key, states, closing.store) };
+                let row = || -> Result<WindowRow<'_>> {
+                    let states = states_of(life, key, states, closing.store).map_err(external_store)?;
+                    Ok(WindowRow { key, start: i64::MIN, end: i64::MAX, states })
+                };
                 if closing.now == i64::MAX && !has_ended {
-                    last_rows.push(row());
+                    last_rows.push(row()?);
                     continue;
                 }
                 let has_changed = life.is_fresh || is_waiting && life.stored().next().is_some();
@@ -146,7 +153,7 @@ impl Closer {
                 }
                 // What ends can't wait.
                 if self.window.emit == Emit::OnUpdate || closing.is_firing || has_ended {
-                    rows.push(row());
+                    rows.push(row()?);
                 } else {
                     is_left = true;
                 }
@@ -167,14 +174,14 @@ fn waiting<'a>(closing: &Closing<'a>) -> Option<&'a HashSet<Box<[u8]>, RandomSta
 }
 
 /// Few: only where partitions are further apart than the TTL.
-fn pending(store: &Store) -> Pending<'_> {
+fn pending(store: &Store) -> std::result::Result<Pending, SpillError> {
     let mut pending = Pending::default();
     for pane in store.panes_in(PaneId::range(i64::MIN + 1, i64::MAX)) {
-        for (key, _) in store.pane(pane).into_iter().flatten() {
-            pending.entry(key.as_ref()).or_default().push(pane);
+        for entry in store.sorted(pane) {
+            pending.entry(entry?.0.as_ref().into()).or_default().push(pane);
         }
     }
-    pending
+    Ok(pending)
 }
 
 fn lives(idle: &Idle, parts: &[(i64, Place, i64)]) -> Vec<Life> {
@@ -214,18 +221,29 @@ fn number(pane: PaneId) -> usize {
 }
 
 /// The states that a life is the merge of.
-fn states_of<'a>(life: &Life, key: &[u8], merged: &[&'a [u8]], store: &'a Store) -> Vec<&'a [u8]> {
+fn states_of<'a>(
+    life: &Life,
+    key: &[u8],
+    merged: &[&'a [u8]],
+    store: &'a Store,
+) -> std::result::Result<Vec<&'a [u8]>, SpillError> {
     match life.slot {
-        Some(slot) => vec![merged[slot]],
-        None => life.stored().filter_map(|pane| store.get(pane, key)).collect(),
+        Some(slot) => Ok(vec![merged[slot]]),
+        None => life.stored().filter_map(|pane| store.get(pane, key).transpose()).collect(),
     }
 }
 
 /// What is stored of each key after the epoch: the slots to set; those to remove, and the timers to set anew, go to `closed`.
-fn after(idle: &Idle, closing: &Closing<'_>, keys: &[Key], merged: &[&[u8]], closed: &mut Closed) -> Vec<Update> {
+fn after(
+    idle: &Idle,
+    closing: &Closing<'_>,
+    keys: &[Key],
+    merged: &[&[u8]],
+    closed: &mut Closed,
+) -> std::result::Result<Vec<Update>, SpillError> {
     if closing.now == i64::MAX {
         closed.removed = closing.store.panes().collect();
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let mut updates = Vec::new();
     let mut due: HashMap<(PaneId, &[u8]), i64, RandomState> = HashMap::default();
@@ -239,7 +257,7 @@ fn after(idle: &Idle, closing: &Closing<'_>, keys: &[Key], merged: &[&[u8]], clo
                 (Some(slot), _) => updates.push(Update { pane, key: key.clone(), state: merged[slot].into() }),
                 (None, [Place::Stored(old)]) if *old == pane => {}
                 (None, [Place::Stored(old)]) => {
-                    let state = closing.store.get(*old, key).unwrap_or_default().into();
+                    let state = closing.store.get(*old, key)?.unwrap_or_default().into();
                     updates.push(Update { pane, key: key.clone(), state });
                 }
                 // Apart until a row comes: a longer TTL than before has joined them.
@@ -257,12 +275,14 @@ fn after(idle: &Idle, closing: &Closing<'_>, keys: &[Key], merged: &[&[u8]], clo
         let old = lives.iter().flat_map(Life::stored).filter(|pane| !kept.contains(pane));
         closed.removed_slots.extend(old.map(|pane| (pane, key.clone())));
     }
-    let went_off: BTreeSet<(PaneId, &[u8])> = closing.store.timers_until(closing.now).collect();
+    let went_off: BTreeSet<(PaneId, &[u8])> = closing.store.timers_until(closing.now)?.into_iter().collect();
     for (pane, key) in went_off {
         // A slot that is new gets its timer when it is set.
-        if let Some(due) = due.get(&(pane, key)).filter(|_| closing.store.get(pane, key).is_some()) {
+        if let Some(due) = due.get(&(pane, key))
+            && closing.store.has(pane, key)?
+        {
             closed.rearmed.push((*due, pane, key.into()));
         }
     }
-    updates
+    Ok(updates)
 }

@@ -21,6 +21,8 @@ use crate::runtime::progress::{self, PartitionClock};
 use crate::runtime::status::Phase;
 use crate::runtime::swap::Swapper;
 use crate::runtime::worker::{Ran, Run, work};
+use crate::state::spill::SpillError;
+use crate::state::store::{LoadError, Sizes};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use datafusion::error::DataFusionError;
 use std::sync::Arc;
@@ -87,6 +89,8 @@ pub struct Committed<'a> {
     pub closed: i64,
     /// Slots and bytes of keyed state.
     pub state: (usize, usize),
+    /// The same in memory and on disk.
+    pub sizes: Sizes,
     /// Time of the commit.
     pub commit_time: Duration,
     /// The plan that closed it.
@@ -177,7 +181,23 @@ pub(super) fn commit_break(error: CommitError) -> Break {
     }
 }
 
+/// What the disk failed at, where that is why.
+pub(super) fn spill_error(error: &DataFusionError) -> Option<&SpillError> {
+    match error.find_root() {
+        DataFusionError::External(inner) => inner.downcast_ref(),
+        _ => None,
+    }
+}
+
+/// The state is made anew from its log, on an empty disk.
+pub(super) fn spill_break(error: &SpillError) -> Break {
+    Break::Retry(error.to_string())
+}
+
 pub(super) fn defect(error: &DataFusionError) -> Break {
+    if let Some(error) = spill_error(error) {
+        return spill_break(error);
+    }
     Break::Fatal(Error::new(Kind::Internal, format!("an epoch could not be closed: {error}")))
 }
 
@@ -192,7 +212,16 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
     if let Some(meta) = &meta {
         core.restore(meta).map_err(|text| Error::new(Kind::Config, text))?;
     }
-    tracing::info!(epoch = meta.as_ref().map_or(0, |m| m.epoch), slots = core.state_size().0, "restored");
+    let sizes = core.sizes();
+    // The local tree is open, so no other process has the folder.
+    core.tidy().map_err(|e| spill_break(&e))?;
+    tracing::info!(
+        epoch = meta.as_ref().map_or(0, |m| m.epoch),
+        slots = sizes.slots,
+        slots_on_disk = sizes.disk_slots,
+        memory_bytes = sizes.memory_bytes,
+        "restored"
+    );
     let workers = spec.workers.clamp(1, partitions.len().max(1));
     let readers = spec.source.readers(core.positions(), workers).map_err(ingest_break)?;
     // What the limits say of an epoch holds over all workers.
@@ -278,6 +307,9 @@ fn restore(spec: &mut JobSpec, core: &mut JobCore) -> Result<Option<Meta>, Break
     // Not twice in one process, whatever makes it come here again.
     spec.begin.again = false;
     begun.entries.into_iter().for_each(load);
+    if let Some(LoadError::Spill(error)) = &bad {
+        return Err(spill_break(error));
+    }
     if let Some(error) = bad {
         return Err(Error::new(Kind::Data, format!("{error}; the job's changelog holds something else than its state")).into());
     }

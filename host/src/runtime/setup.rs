@@ -85,6 +85,11 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
     let desk = Arc::<Desk>::default();
     let mut limits = options.limits.clone();
     limits.max_drift = pipeline.pace.max_drift.or(limits.max_drift);
+    limits.state.memory_bytes = pipeline.state.memory.unwrap_or(limits.state.memory_bytes);
+    limits.state.spill = Some(options.data_dir.join(&team).join(&name).join("spill"));
+    if plan.window.is_some() {
+        metrics.state_limit(&plan.operator, limits.state.memory_bytes);
+    }
     metrics.status.describe(&plan, source.partitions(), &limits);
     let swapper = Swapper::new(pipeline.clone(), Arc::clone(&plan), plugins.clone());
     let watcher = if options.plugins.is_dir() {

@@ -228,7 +228,7 @@ impl Tree {
 }
 
 /// FNV-1a of a key's length, the key and the value, folded to 32 bits. It is there against a disk's mistakes, not against malice.
-fn checksum(key: &[u8], value: &[u8]) -> [u8; CHECKSUM] {
+pub(super) fn checksum(key: &[u8], value: &[u8]) -> [u8; CHECKSUM] {
     let length = (key.len() as u64).to_le_bytes();
     let bytes = length.iter().chain(key).chain(value);
     let h = bytes.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));

@@ -172,6 +172,7 @@ fn pipeline(operations: Vec<Placed<Operation>>) -> Pipeline {
         version: String::new(),
         source: SourceSpec::Stdin,
         pace: crate::config::spec::PaceSpec::default(),
+        state: crate::config::spec::StateSpec::default(),
         operations,
         operator: "counts".into(),
         sink: SinkSpec::Stdout,
