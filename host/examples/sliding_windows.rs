@@ -81,13 +81,15 @@ pipeline:
             partials: &[&partial],
             before,
             now,
+            reached: now,
             emission: &emission,
             is_firing: false,
             policy: FaultPolicy::Fail,
+            results_max: usize::MAX,
         };
         let closed = closer.close(&closing, &mut blocks, &mut Budget::for_rows(0))?;
         let rows = closed.results.iter().map(|b| b.num_rows()).sum();
-        store.apply(closed.updates, &closed.removed);
+        store.apply(closed.updates, &closed.removed)?;
         Ok(rows)
     };
     // A full window's panes without closing any, then one close that makes the blocks.

@@ -8,13 +8,13 @@
 //! - [`operator`]: filter, project and windowed aggregation over the rows of one epoch. Pure: no I/O, no clock.
 //! - [`output`]: rows to records, and one atomic commit an epoch.
 //! - [`plugin`]: WebAssembly guests: loading, checking, calling, swapping.
-//! - [`state`]: keyed state in memory, its log and its local tree.
+//! - [`state`]: keyed state in memory and over the budget on disk, its log and its local tree.
 //! - [`runtime`]: a job: workers, epochs, commits, swaps, recovery.
 //! - [`server`]: metrics over HTTP.
 //! - [`cli`]: the `kindling` command.
 //!
 //! A layer uses only those to its right: cli, server -> runtime -> plan -> ingest, operator, output -> plugin, state ->
-//! element, time, error, limits, ask, release.
+//! element, time, size, error, limits, ask, release.
 
 pub mod ask;
 pub mod cli;
@@ -30,5 +30,6 @@ pub mod plugin;
 pub mod release;
 pub mod runtime;
 pub mod server;
+pub mod size;
 pub mod state;
 pub mod time;

@@ -1,5 +1,6 @@
 //! Every bound in one place: its unit, its default, and what happens at it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How much later than its record's timestamp an event time may be where the pipeline does not say (`maxFuture`). Local times taken for
@@ -22,6 +23,28 @@ pub const IDLE_AFTER: Duration = Duration::from_secs(5);
 /// Partitions whose end is asked of the broker in one round, before they are idle; the rest waits for the next round.
 pub const IDLE_QUESTIONS: usize = 64;
 
+/// Memory that a job's keyed state takes where neither pipeline nor command line say; past it slots go to disk. The job as a whole takes about
+/// 200 MiB more: rows and results of an epoch, plugins, the clients of Kafka, caches of the stores on disk.
+pub const STATE_MEMORY_BYTES: usize = 1 << 30;
+
+/// Least budget that a pipeline may have.
+pub const STATE_MEMORY_BYTES_MIN: usize = 1 << 20;
+
+/// Bounds of the keyed state of a job.
+#[derive(Clone, Debug)]
+pub struct StateLimit {
+    /// Bytes of memory; past it the slots that were not changed for longest go to disk.
+    pub memory_bytes: usize,
+    /// Folder for them, which is emptied; none: memory has no bound.
+    pub spill: Option<PathBuf>,
+}
+
+impl Default for StateLimit {
+    fn default() -> Self {
+        Self { memory_bytes: STATE_MEMORY_BYTES, spill: None }
+    }
+}
+
 /// Bounds of a running job.
 #[derive(Clone, Debug)]
 pub struct JobLimits {
@@ -42,6 +65,11 @@ pub struct JobLimits {
     pub max_drift: Option<Duration>,
     /// Epochs that a new plugin version must commit before the old one is let go.
     pub probation_epochs: u32,
+    /// Memory of keyed state.
+    pub state: StateLimit,
+    /// Results that an epoch gives of windows that have closed, where each slice of time is in one window (tumbling, calendar) and event time
+    /// counts; the rest follows in the next epochs. Other windows give all that is due.
+    pub close_results: usize,
 }
 
 impl Default for JobLimits {
@@ -55,6 +83,8 @@ impl Default for JobLimits {
             idle_after: IDLE_AFTER,
             max_drift: None,
             probation_epochs: 3,
+            state: StateLimit::default(),
+            close_results: 65_536,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Every kind of window over random disordered rows of several partitions: however epochs, batches and crashes cut the input, the result is
-//! what the definition says, row by row.
+//! Every kind of window over random disordered rows of several partitions: however epochs, batches and crashes cut the input, and however little of
+//! the state is in memory, the result is what the definition says, row by row.
 //!
 //! `KINDLING_SEED=n` runs one seed; a failure prints it.
 
@@ -9,7 +9,7 @@ use kindling::config::spec::TimestampFormat;
 use kindling::config::{LoadOptions, load_str};
 use kindling::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
 use kindling::ingest::decode::Decoder;
-use kindling::limits::JobLimits;
+use kindling::limits::{JobLimits, StateLimit};
 use kindling::operator::FaultPolicy;
 use kindling::operator::epoch::EpochStart;
 use kindling::output::{Change, EpochCommit, Meta, OutRecord};
@@ -17,6 +17,7 @@ use kindling::plan::{self, Plan};
 use kindling::plugin::PluginSet;
 use kindling::runtime::core::{JobCore, Outcome, OutputFormat, Progress};
 use serde_json::Value;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -158,9 +159,27 @@ impl Log {
     }
 }
 
-fn restored(plan: &Arc<Plan>, names: &[PartitionName], log: &Log) -> JobCore {
+/// Memory of the state that it is run with: all of it, some, or none, in folders of its own.
+struct Memory {
+    folder: tempfile::TempDir,
+    bytes: Option<usize>,
+    cores: Cell<u32>,
+}
+
+impl Memory {
+    fn limit(&self) -> StateLimit {
+        let Some(memory_bytes) = self.bytes else { return StateLimit::default() };
+        // The core that is to be replaced has its folder still.
+        let core = self.cores.replace(self.cores.get() + 1);
+        StateLimit { memory_bytes, spill: Some(self.folder.path().join(core.to_string())) }
+    }
+}
+
+fn restored(plan: &Arc<Plan>, names: &[PartitionName], log: &Log, memory: &Memory) -> JobCore {
     let format = OutputFormat { timestamps: TimestampFormat::Millis };
-    let mut core = JobCore::new(Arc::clone(plan), names.to_vec(), format, JobLimits::default()).unwrap();
+    let close_results = if memory.bytes.is_some() { 2 } else { usize::MAX };
+    let limits = JobLimits { state: memory.limit(), close_results, ..JobLimits::default() };
+    let mut core = JobCore::new(Arc::clone(plan), names.to_vec(), format, limits).unwrap();
     log.entries.values().for_each(|entry| core.load(entry.clone()).unwrap());
     if let Some(meta) = &log.meta {
         core.restore(meta).unwrap();
@@ -173,7 +192,9 @@ fn run(plan: &Arc<Plan>, partitions: &[Vec<Row>], random: &mut Random) -> Log {
     let names: Vec<_> = (0..partitions.len()).map(|p| PartitionName { topic: "t".into(), partition: p as i32 }).collect();
     let mut decoder = Decoder::of_plan(plan, &names);
     let mut log = Log::default();
-    let mut core = restored(plan, &names, &log);
+    let bytes = [None, Some(0), Some(1_500)][random.below(3) as usize];
+    let memory = Memory { folder: tempfile::tempdir().unwrap(), bytes, cores: Cell::default() };
+    let mut core = restored(plan, &names, &log, &memory);
     let mut at = vec![0; partitions.len()];
     let (mut now, limits) = (0, JobLimits { batch_rows: 1 + random.below(5) as usize, ..JobLimits::default() });
     loop {
@@ -199,16 +220,16 @@ fn run(plan: &Arc<Plan>, partitions: &[Vec<Row>], random: &mut Random) -> Log {
             let task = JobCore::run_task(plan, &mut decoder, batches(), start, &limits).map_err(|e| e.0).unwrap();
             match core.close(&[task], &progress, FaultPolicy::Fail).unwrap() {
                 Outcome::Commit(epoch) if commit => log.commit(*epoch),
-                Outcome::Commit(_) => core = restored(plan, &names, &log),
+                Outcome::Commit(_) => core = restored(plan, &names, &log, &memory),
                 Outcome::Rerun(_) => panic!("an epoch that starts from the state before need not be run again"),
             }
         }
-        if ended {
+        if ended && !core.owes() {
             return log;
         }
         at = ranges.iter().map(|r| r.end).collect();
         if random.below(4) == 0 {
-            core = restored(plan, &names, &log);
+            core = restored(plan, &names, &log, &memory);
         }
     }
 }

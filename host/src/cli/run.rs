@@ -5,11 +5,12 @@ use super::parse_set;
 use crate::config::{self, LoadOptions};
 use crate::error::{Error, Kind};
 use crate::ingest::start::StartFrom;
-use crate::limits::{GuestLimits, IDLE_AFTER, JobLimits};
+use crate::limits::{GuestLimits, IDLE_AFTER, JobLimits, STATE_MEMORY_BYTES_MIN};
 use crate::runtime::begin::Begin;
 use crate::runtime::core::Counts;
 use crate::runtime::job::{self, Control, End, Observer};
 use crate::runtime::setup::{Setup, SetupOptions, set_up};
+use crate::size::{format_size, parse_size};
 use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -62,6 +63,10 @@ pub struct RunArgs {
     /// else 5s].
     #[arg(long, value_parser = crate::time::parse_duration)]
     pub idle_after: Option<Duration>,
+    /// Memory that keyed state may take, for example 256MiB or unlimited; past it the slots that were not changed for longest go to the data
+    /// folder's disk [default: the pipeline's state.memory, else 1GiB].
+    #[arg(long, value_name = "SIZE", value_parser = state_memory)]
+    pub state_memory: Option<usize>,
     /// Begin with the state, offsets and watermarks of a savepoint (`kindling savepoint`). Done once: a restart goes on.
     #[arg(long, value_name = "FILE")]
     pub restore: Option<PathBuf>,
@@ -88,6 +93,14 @@ pub struct RunArgs {
 /// `--from`, with its words.
 fn start_from(text: &str) -> Result<(StartFrom, String), String> {
     Ok((text.parse()?, text.trim().to_owned()))
+}
+
+/// `--state-memory`.
+fn state_memory(text: &str) -> Result<usize, String> {
+    match parse_size(text)? {
+        bytes if bytes < STATE_MEMORY_BYTES_MIN => Err(format!("it must be at least {}", format_size(STATE_MEMORY_BYTES_MIN))),
+        bytes => Ok(bytes),
+    }
 }
 
 impl RunArgs {
@@ -135,7 +148,8 @@ pub fn run_job(
 pub fn run(args: &RunArgs) -> Result<(), Error> {
     let started = std::time::Instant::now();
     let options = LoadOptions { connections: args.connections.clone(), sets: args.sets.clone(), ..LoadOptions::default() };
-    let pipeline = config::load(&args.file, &options).map_err(|e| Error::new(Kind::Config, e.to_string()))?;
+    let mut pipeline = config::load(&args.file, &options).map_err(|e| Error::new(Kind::Config, e.to_string()))?;
+    pipeline.state.memory = args.state_memory.or(pipeline.state.memory);
     let idle_after = args.idle_after.or(pipeline.pace.idle_after).unwrap_or(IDLE_AFTER);
     let mut limits = JobLimits { epoch_time: args.epoch, idle_after, ..JobLimits::default() };
     limits.epoch_rows = args.epoch_rows.unwrap_or(limits.epoch_rows).max(1);

@@ -3,6 +3,7 @@
 use super::stored::{Stored, StoredArgs};
 use crate::config::spec::TimestampFormat;
 use crate::error::{Error, Kind};
+use crate::operator::assigner::Assigner;
 use crate::output::Change;
 use crate::output::encode::Encoder;
 use crate::plan::Plan;
@@ -120,10 +121,7 @@ pub fn state(command: &StateCommand) -> Result<(), Error> {
 fn view(plan: &Plan) -> Result<View, Error> {
     let view = View::new(plan).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
     view.ok_or_else(|| {
-        Error::new(
-            Kind::Config,
-            "the pipeline has no operator whose state can be shown: no window_aggregate, or one of count windows",
-        )
+        Error::new(Kind::Config, "the pipeline has no operator whose state can be shown: it has no window_aggregate")
     })
 }
 
@@ -165,10 +163,22 @@ fn ls(args: &LsArgs) -> Result<(), Error> {
     let job = format!("{}/{}", pipeline.team, pipeline.name);
     let operators = plan.operators();
     let shown = |ms: i64| if pipeline.timestamp_format == TimestampFormat::Millis { json!(ms) } else { json!(time(ms)) };
+    // Of count windows a pane is a run of row numbers; what all panes of a key share has no bounds, nor has a global window.
+    let is_counted = matches!(assigner, Some(Assigner::Count(_)));
+    let bound = |at: i64| match at {
+        i64::MIN | i64::MAX => String::new(),
+        row if is_counted => format!("row {row}"),
+        ms => time(ms),
+    };
+    let bound_json = |at: i64| match at {
+        i64::MIN | i64::MAX => Value::Null,
+        row if is_counted => json!(row),
+        ms => shown(ms),
+    };
     if args.stored.context.json {
         let panes: Vec<Value> = panes
             .iter()
-            .map(|((start, from), s)| json!({ "start": shown(*start), "end": shown(end(*start, *from)), "from": shown(*from), "keys": s.slots, "bytes": s.bytes }))
+            .map(|((start, from), s)| json!({ "start": bound_json(*start), "end": bound_json(end(*start, *from)), "from": bound_json(*from), "keys": s.slots, "bytes": s.bytes }))
             .collect();
         let operators: Vec<Value> =
             operators.keys().map(|o| json!({ "operator": o, "keys": slots, "bytes": bytes, "panes": panes })).collect();
@@ -186,8 +196,8 @@ fn ls(args: &LsArgs) -> Result<(), Error> {
         for ((start, from), size) in panes.iter().take(PANES_SHOWN) {
             let part = if from > start { format!(" (rows for windows from {})", time(*from)) } else { String::new() };
             table.add_row([
-                format!("{}{part}", time(*start)),
-                time(end(*start, *from)),
+                format!("{}{part}", bound(*start)),
+                bound(end(*start, *from)),
                 grouped(size.slots),
                 grouped(size.bytes),
             ]);

@@ -50,8 +50,7 @@ pub fn test(args: &TestArgs) -> Result<(), Error> {
     };
     let (mut runs, mut failures) = (0, 0);
     for file in &args.files {
-        let text = std::fs::read_to_string(file).map_err(|e| Error::new(Kind::Config, format!("{}: {e}", file.display())))?;
-        let scenario = Scenario::parse(&text).map_err(|e| Error::new(Kind::Config, format!("{}: {e}", file.display())))?;
+        let scenario = Scenario::load(file).map_err(|e| Error::new(Kind::Config, e))?;
         for mode in scenario.modes() {
             runs += 1;
             let outcome = scenario.run(file, mode, &plugins, &load);

@@ -4,6 +4,7 @@ use super::endpoint::{find, is_called};
 use crate::ask::ask;
 use crate::error::{Error, Kind};
 use crate::runtime::why::{PartitionWhy, Why};
+use crate::size::format_size;
 use crate::time::{format_span, write_rfc3339};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
@@ -136,11 +137,20 @@ fn partitions(why: &Why, all: bool) {
 
 fn windows(why: &Why) {
     let Some(open) = &why.windows else { return };
-    let kib = open.bytes.div_ceil(1_024);
+    let size = format_size(open.bytes);
+    let place = match open.disk_slots {
+        0 => String::new(),
+        n => format!(", {} of them in memory and {n} keys on disk", format_size(open.memory_bytes)),
+    };
     match open.oldest {
-        None => say!("\nNo window is open."),
+        None if open.slots == 0 => say!("\nNo window is open."),
+        None => say!(
+            "\nOpen: {} panes with {} keys, {size}{place}, of windows that the watermark does not close.",
+            open.panes,
+            open.slots
+        ),
         Some(oldest) => say!(
-            "\nOpen: {} panes with {} keys, {kib} KiB; the oldest from {}; the next window closes at watermark {}.",
+            "\nOpen: {} panes with {} keys, {size}{place}; the oldest from {}; the next window closes at watermark {}.",
             open.panes,
             open.slots,
             time(Some(oldest)),

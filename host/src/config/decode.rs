@@ -79,6 +79,18 @@ impl<'a> Fields<'a> {
         duration(node, name, faults)
     }
 
+    /// A size in bytes that may be there.
+    pub fn size_opt(&mut self, name: &'static str, faults: &mut Vec<Fault>) -> Option<Placed<usize>> {
+        let Placed { value, place } = text(self.take(name)?, name, faults)?;
+        match crate::size::parse_size(&value) {
+            Ok(value) => Some(Placed { value, place }),
+            Err(why) => {
+                faults.push(Fault::new(place, format!("`{name}`: {why}")));
+                None
+            }
+        }
+    }
+
     /// true or false; the default where it is missing.
     pub fn bool_or(&mut self, name: &'static str, default: bool, faults: &mut Vec<Fault>) -> bool {
         match self.take(name).map(|n| (n.place, n.value)) {

@@ -15,6 +15,8 @@ pub mod yaml;
 
 pub use fault::{ConfigErrors, Fault};
 
+use crate::limits::STATE_MEMORY_BYTES_MIN;
+use crate::size::format_size;
 use decode::Fields;
 use endpoints::Connections;
 use spec::{Pipeline, Place, Placed, SinkSpec, TimestampFormat};
@@ -126,6 +128,7 @@ fn pipeline(node: Node, file: &str, text: &str, connections: &Connections, fault
             TimestampFormat::default()
         }
     };
+    let state = fields.take("state").map(|n| state(n, faults)).unwrap_or_default();
     let include_plugin_version = fields.bool_or("includePluginVersion", false, faults);
     fields.finish(faults);
     Some(Pipeline {
@@ -136,6 +139,7 @@ fn pipeline(node: Node, file: &str, text: &str, connections: &Connections, fault
         version,
         source: source?,
         pace,
+        state,
         operations,
         operator: operator.unwrap_or_else(|| operators::WINDOW_AGGREGATE.to_owned()),
         sink: sink.unwrap_or(Some(SinkSpec::Stdout))?,
@@ -144,6 +148,17 @@ fn pipeline(node: Node, file: &str, text: &str, connections: &Connections, fault
         timestamp_format,
         include_plugin_version,
     })
+}
+
+fn state(node: Node, faults: &mut Vec<Fault>) -> spec::StateSpec {
+    let mut fields = Fields::new(node, "state", faults);
+    let memory = fields.size_opt("memory", faults);
+    if let Some(memory) = memory.as_ref().filter(|m| m.value < STATE_MEMORY_BYTES_MIN) {
+        let least = format_size(STATE_MEMORY_BYTES_MIN);
+        faults.push(Fault::new(memory.place, format!("`memory` must be at least {least}: less holds no epoch's changes")));
+    }
+    fields.finish(faults);
+    spec::StateSpec { memory: memory.map(|m| m.value) }
 }
 
 /// Names become parts of topics, groups and folders.

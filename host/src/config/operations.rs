@@ -139,7 +139,8 @@ pub fn aggregation(node: Node, faults: &mut Vec<Fault>) -> Option<AggregationSpe
     let columns = input_columns(&mut fields, faults);
     let arguments = fields.constants("arguments", faults);
     let distinct = fields.bool_or("distinct", false, faults);
+    let order_by = fields.texts("orderBy", faults);
     let filter = fields.text_opt("where", faults);
     fields.finish(faults);
-    Some(AggregationSpec { reducer: reducer?, columns, arguments, distinct, filter, output: output? })
+    Some(AggregationSpec { reducer: reducer?, columns, arguments, distinct, order_by, filter, output: output? })
 }

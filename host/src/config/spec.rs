@@ -38,6 +38,8 @@ pub struct Pipeline {
     pub source: SourceSpec,
     /// How its partitions wait for each other.
     pub pace: PaceSpec,
+    /// Bounds of its state.
+    pub state: StateSpec,
     /// Operations in their order.
     pub operations: Vec<Placed<Operation>>,
     /// Name of the operator that has state: `name` of the windowed aggregation, `window_aggregate` where the file has none.
@@ -87,6 +89,13 @@ pub struct PaceSpec {
     pub idle_after: Option<Duration>,
     /// A partition whose watermark is more than this ahead of the least one is not read until the others come near; none: it is read.
     pub max_drift: Option<Duration>,
+}
+
+/// `state`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateSpec {
+    /// Bytes of memory that keyed state takes; none: as the command line says.
+    pub memory: Option<usize>,
 }
 
 /// A Kafka source.
@@ -252,6 +261,8 @@ pub struct WindowAggregateSpec {
     pub max_future: Duration,
     /// A window stays open this long after its end.
     pub allowed_lateness: Duration,
+    /// A key that nothing has updated for so long is forgotten: of windows that never close.
+    pub ttl: Option<Duration>,
     /// When results are given.
     pub emit: Placed<Emit>,
     /// How results are keyed.
@@ -348,6 +359,8 @@ pub struct AggregationSpec {
     pub arguments: Vec<Placed<Constant>>,
     /// Only distinct values.
     pub distinct: bool,
+    /// Columns whose order, ascending, says which row is first and which last; none: rows as they come.
+    pub order_by: Vec<Placed<String>>,
     /// Only rows for which this SQL expression is true.
     pub filter: Option<Placed<String>>,
     /// Name of the result.

@@ -198,9 +198,10 @@ fn every_kind_of_window_is_read() {
         let spec = windows(&format!("{{ {text}, timestampColumn: t, watermark: 1s }}"), "").unwrap();
         assert_eq!((spec.kind.value, spec.emit.value, spec.output.value), (kind, Emit::Final, OutputMode::Append), "{text}");
     }
-    let spec = windows("{ type: count, every: 100, slide: 10, timestampColumn: t }", "").unwrap();
-    assert_eq!(spec.kind.value, WindowKind::Count { every: 100, slide: 10 });
-    let spec = windows("{ type: global, timestampColumn: t }", "emit: onUpdate").unwrap();
+    let spec = windows("{ type: count, every: 100, slide: 10, timestampColumn: t }", "ttl: 7.days").unwrap();
+    assert_eq!((spec.kind.value, spec.ttl), (WindowKind::Count { every: 100, slide: 10 }, Some(24 * 7 * hour)));
+    let spec = windows("{ type: global, timestampColumn: t }", "emit: onUpdate\n    ttl: 1.minute").unwrap();
+    assert_eq!((spec.ttl, spec.processing_time), (Some(minute), false));
     assert_eq!((spec.kind.value, spec.emit.value, spec.output.value), (WindowKind::Global, Emit::OnUpdate, OutputMode::Upsert));
     let spec = windows("{ duration: 1m, time: processing }", "emit: { early: 10.seconds }\n    output: append").unwrap();
     assert!(spec.processing_time && spec.timestamp_column.is_none());
@@ -219,7 +220,13 @@ fn what_does_not_fit_together_is_told_with_its_line() {
         (format!("{{ type: hopping, duration: 1m, {event} }}"), "", 4, "a hopping window needs `slideDuration`"),
         (format!("{{ type: cumulative, size: 1h, step: 7m, {event} }}"), "", 4, "`step` must divide `size`"),
         (format!("{{ type: cumulative, size: 7d, step: 1ms, {event} }}"), "", 4, "more than 100000 panes"),
-        ("{ type: global, timestampColumn: t }".into(), "", 4, "a global window never closes"),
+        ("{ type: global, timestampColumn: t }".into(), "ttl: 1d", 4, "a global window never closes"),
+        ("{ type: global, timestampColumn: t }".into(), "emit: onUpdate", 4, "never ends: add `ttl: 7.days` beside `window`"),
+        ("{ type: count, every: 2, timestampColumn: t }".into(), "", 4, "the state of a count window grows with each new key"),
+        ("{ type: count, every: 2, timestampColumn: t }".into(), "ttl: 0s", 5, "`ttl` must be longer than 0"),
+        ("{ type: count, every: 2, timestampColumn: t, ttl: 1d }".into(), "", 4, "`ttl` stands beside `window`"),
+        (format!("{{ duration: 1m, {event} }}"), "ttl: 1d", 5, "the state of this window ends when it closes"),
+        (format!("{{ type: session, gap: 1m, {event} }}"), "ttl: 1d", 5, "leave `ttl` out"),
         ("{ type: count, timestampColumn: t }".into(), "", 4, "a count window needs `every`"),
         ("{ type: count, every: 2, slide: 3, timestampColumn: t }".into(), "", 4, "`slide` from 1 to `every`"),
         (

@@ -21,6 +21,7 @@ pub fn window_aggregate(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Opt
     let keys = fields.texts("groupByKeys", faults);
     let emit = emit(fields, faults);
     let output = output(fields, &emit, faults);
+    let ttl = fields.duration_opt("ttl", faults);
     let place = fields.place();
     let aggregations = fields.list("aggregations", faults);
     if aggregations.is_empty() {
@@ -53,9 +54,13 @@ pub fn window_aggregate(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Opt
             allowed_lateness = window.duration_opt("allowedLateness", faults).map_or(Duration::ZERO, |d| d.value);
         }
     }
+    if let Some(node) = window.take("ttl") {
+        faults.push(Fault::new(node.place, "`ttl` stands beside `window`, not in it"));
+    }
     window.finish(faults);
     let kind = Placed { place, value: kind?.value };
     fits(&kind, &emit, &output, keys.is_empty(), faults);
+    ends(&kind.value, place, ttl.as_ref(), keys.is_empty(), faults);
     let watermark = watermark?;
     if timestamp_column.is_none() && !processing_time {
         return None;
@@ -68,6 +73,7 @@ pub fn window_aggregate(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Opt
         watermark,
         max_future,
         allowed_lateness,
+        ttl: ttl.map(|t| t.value),
         emit,
         output,
         keys,
@@ -332,7 +338,6 @@ fn fits(kind: &Placed<WindowKind>, emit: &Placed<Emit>, output: &Placed<OutputMo
         }
     }
     if kind.value == WindowKind::Global {
-        // A time to live of idle keys would be the other way to bound it.
         if emit.value == Emit::Final {
             let text = "a global window never closes, so it has no final result: give it `emit: onUpdate`, or `emit: { early: 10.seconds }`";
             fault(kind.place, text.into());
@@ -342,6 +347,33 @@ fn fits(kind: &Placed<WindowKind>, emit: &Placed<Emit>, output: &Placed<OutputMo
                 "a global window without `groupByKeys` has no key to be upserted by: give it `output: append`, or group keys";
             fault(output.place, text.into());
         }
+    }
+}
+
+/// State must not grow without end: it ends with the window, or with the idle time of its key.
+fn ends(kind: &WindowKind, place: Place, ttl: Option<&Placed<Duration>>, no_keys: bool, faults: &mut Vec<Fault>) {
+    let endless = match kind {
+        WindowKind::Global => Some("global"),
+        WindowKind::Count { .. } => Some("count"),
+        WindowKind::Hopping { .. } | WindowKind::Cumulative { .. } | WindowKind::Calendar { .. } | WindowKind::Session { .. } => {
+            None
+        }
+    };
+    match (endless, ttl) {
+        (Some(_), Some(ttl)) => drop(positive(ttl.clone(), "ttl", faults)),
+        (Some(name), None) if !no_keys => {
+            let text = format!(
+                "the state of a {name} window grows with each new key and never ends: add `ttl: 7.days` beside `window`, after which an idle \
+                 key is forgotten, or use a window that closes, such as `{{ type: session, gap: 7.days }}`"
+            );
+            faults.push(Fault::new(place, text));
+        }
+        (None, Some(ttl)) => {
+            let text = "`ttl` is for global and count windows, which never close; the state of this window ends when it closes: leave `ttl` \
+                        out, or write `allowedLateness` to keep the window open longer";
+            faults.push(Fault::new(ttl.place, text));
+        }
+        (Some(_) | None, None) => {}
     }
 }
 

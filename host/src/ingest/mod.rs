@@ -78,6 +78,13 @@ pub trait Source: Send {
     /// # Errors
     /// When a partition can't be read from there.
     fn readers(&mut self, positions: &[i64], readers: usize) -> Result<Vec<Box<dyn Reader>>, IngestError>;
+    /// Looks again which partitions there are. Those that were keep their index, and new ones come after them; none goes.
+    ///
+    /// # Errors
+    /// When the source can't be asked.
+    fn refresh(&mut self) -> Result<(), IngestError> {
+        Ok(())
+    }
     /// The end offset of each partition as last known, for lag (empty when the source has no such thing).
     fn end_positions(&mut self) -> Vec<i64> {
         Vec::new()
@@ -89,10 +96,15 @@ pub trait Source: Send {
     }
 }
 
-/// Asks where partitions end.
+/// Asks where partitions end, and how many there are.
 pub trait EndQuery: Send {
     /// The end offset of a partition now, records of open transactions among it; none when there is no answer within a second.
     fn end(&mut self, partition: usize) -> Option<i64>;
+    /// How many partitions there are that the source does not know: it was given more after it was opened. 0 where that can't be, or there
+    /// is no answer within a second.
+    fn added(&mut self) -> usize {
+        0
+    }
 }
 
 /// Reads some partitions of a source; owned by one worker.

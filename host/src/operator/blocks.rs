@@ -7,11 +7,12 @@
 //! pane, and can't take rows that come late.
 //!
 //! **Invariant**: only a cache: a job works the same without it, and makes it anew after a restart. A block is kept only where it is at most
-//! half as many entries as what it stands for, so it never holds more than the panes do.
+//! half as many entries as what it stands for, so it never holds more than the panes do; and only within the bytes that it may take
+//! ([`Blocks::set_bytes_max`]): past them windows are put together from panes, which costs more and takes no memory.
 
 use crate::operator::FaultPolicy;
-use crate::operator::view::View;
-use crate::state::store::PaneId;
+use crate::operator::view::{Source, View, of_sorted};
+use crate::state::store::{PaneId, allocated};
 use ahash::RandomState;
 use datafusion::error::Result;
 use std::collections::{BTreeMap, HashMap};
@@ -25,8 +26,15 @@ type Entries = HashMap<Box<[u8]>, Box<[u8]>, RandomState>;
 /// The blocks of a job, by level and number; block `n` of level `l` (from 1) is of the panes `n * FAN^l..(n + 1) * FAN^l`.
 #[derive(Default)]
 pub struct Blocks {
-    /// None: not worth keeping, as its parts have few keys in common.
+    /// None: not worth keeping, as its parts have few keys in common, or there is no room for it.
     levels: Vec<BTreeMap<i64, Option<Entries>>>,
+    bytes: usize,
+    bytes_max: Option<usize>,
+}
+
+/// Bytes that a block takes, about.
+fn cost(block: &Entries) -> usize {
+    block.iter().map(|(key, state)| 3 * size_of::<Box<[u8]>>() + allocated(key.len()) + allocated(state.len())).sum()
 }
 
 /// Merges groups of states.
@@ -38,6 +46,17 @@ impl Blocks {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.levels.clear();
+        self.bytes = 0;
+    }
+
+    /// Bounds the bytes of memory.
+    pub fn set_bytes_max(&mut self, bytes: usize) {
+        self.bytes_max = Some(bytes);
+    }
+
+    /// Bytes of memory, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Forgets the blocks that hold panes before `index`: no window to come is over them.
@@ -46,7 +65,7 @@ impl Blocks {
         for level in &mut self.levels {
             let first = index.div_euclid(size) + i64::from(index.rem_euclid(size) != 0);
             while level.first_key_value().is_some_and(|(n, _)| *n < first) {
-                level.pop_first();
+                self.bytes -= level.pop_first().and_then(|(_, block)| block).map_or(0, |block| cost(&block));
             }
             size *= FAN;
         }
@@ -76,15 +95,59 @@ impl Blocks {
     }
 
     /// Calls `each` with the keys and states of the blocks and panes that `indices` is put together from. A key comes several times.
+    ///
+    /// # Errors
+    /// [`SpillError`](crate::state::spill::SpillError).
     pub fn collect<'a>(
         &'a self,
         indices: Range<i64>,
         pane: &PaneOf<'_>,
         view: &View<'a>,
         each: &mut dyn FnMut(&'a [u8], &'a [u8]),
-    ) {
+    ) -> Result<()> {
+        parts(indices).into_iter().try_for_each(|(level, number)| self.collect_part(level, number, pane, view, each))
+    }
+
+    /// The blocks and panes that `indices` is put together from, each by key.
+    pub fn sources<'a>(&'a self, indices: Range<i64>, pane: &PaneOf<'_>, view: &'a View<'_>, sources: &mut Vec<Source<'a>>) {
         for (level, number) in parts(indices) {
-            self.collect_part(level, number, pane, view, each);
+            self.sources_of_part(level, number, pane, view, sources);
+        }
+    }
+
+    /// Whether some of what `indices` is put together from is on disk.
+    pub fn has_cold(&self, indices: Range<i64>, pane: &PaneOf<'_>, view: &View<'_>) -> bool {
+        parts(indices).into_iter().any(|(level, number)| self.is_cold_part(level, number, pane, view))
+    }
+
+    fn is_cold_part(&self, level: usize, number: i64, pane: &PaneOf<'_>, view: &View<'_>) -> bool {
+        if level == 0 {
+            return view.is_cold(pane(number));
+        }
+        match self.levels.get(level - 1).and_then(|l| l.get(&number)) {
+            Some(Some(_)) => false,
+            _ => (number * FAN..(number + 1) * FAN).any(|part| self.is_cold_part(level - 1, part, pane, view)),
+        }
+    }
+
+    fn sources_of_part<'a>(
+        &'a self,
+        level: usize,
+        number: i64,
+        pane: &PaneOf<'_>,
+        view: &'a View<'_>,
+        sources: &mut Vec<Source<'a>>,
+    ) {
+        if level == 0 {
+            return sources.push(view.sorted(pane(number)));
+        }
+        match self.levels.get(level - 1).and_then(|l| l.get(&number)) {
+            Some(Some(block)) => {
+                let mut entries: Vec<(&[u8], &[u8])> = block.iter().map(|(key, state)| (key.as_ref(), state.as_ref())).collect();
+                entries.sort_unstable_by_key(|(key, _)| *key);
+                sources.push(of_sorted(entries));
+            }
+            _ => (number * FAN..(number + 1) * FAN).for_each(|part| self.sources_of_part(level - 1, part, pane, view, sources)),
         }
     }
 
@@ -109,16 +172,22 @@ impl Blocks {
             self.collect_part(level - 1, part, pane, view, &mut |key, state| {
                 by_key.entry(key).or_default().push(state);
                 entries += 1;
-            });
+            })?;
         }
         let mut block = None;
         if by_key.len() * 2 <= entries {
             let (keys, groups): (Vec<&[u8]>, Vec<Vec<&[u8]>>) = by_key.into_iter().unzip();
             match combine(&groups) {
-                Ok(states) => block = Some(keys.into_iter().map(Box::from).zip(states).collect()),
+                Ok(states) => block = Some(keys.into_iter().map(Box::from).zip(states).collect::<Entries>()),
                 Err(error) if policy == FaultPolicy::Fail => return Err(error),
                 Err(_) => {}
             }
+        }
+        let bytes = block.as_ref().map_or(0, cost);
+        if self.bytes_max.is_some_and(|max| self.bytes + bytes > max) {
+            block = None;
+        } else {
+            self.bytes += bytes;
         }
         while self.levels.len() < level {
             self.levels.push(BTreeMap::new());
@@ -134,14 +203,19 @@ impl Blocks {
         pane: &PaneOf<'_>,
         view: &View<'a>,
         each: &mut dyn FnMut(&'a [u8], &'a [u8]),
-    ) {
+    ) -> Result<()> {
         if level == 0 {
-            return view.entries(pane(number)).for_each(|(key, state)| each(key, state));
+            view.entries(pane(number))?.for_each(|(key, state)| each(key, state));
+            return Ok(());
         }
         match self.levels.get(level - 1).and_then(|l| l.get(&number)) {
             Some(Some(block)) => block.iter().for_each(|(key, state)| each(key, state)),
-            _ => (number * FAN..(number + 1) * FAN).for_each(|part| self.collect_part(level - 1, part, pane, view, each)),
+            _ => {
+                return (number * FAN..(number + 1) * FAN)
+                    .try_for_each(|part| self.collect_part(level - 1, part, pane, view, each));
+            }
         }
+        Ok(())
     }
 }
 
@@ -199,11 +273,11 @@ mod tests {
             blocks.forget_before(start);
             blocks.prepare(start..start + 20, &combine, &pane, &view, FaultPolicy::Fail).unwrap();
             let mut got: BTreeMap<&[u8], Vec<u8>> = BTreeMap::new();
-            blocks.collect(start..start + 20, &pane, &view, &mut |key, state| got.entry(key).or_default().extend(state));
+            blocks.collect(start..start + 20, &pane, &view, &mut |key, state| got.entry(key).or_default().extend(state)).unwrap();
             got.values_mut().for_each(|states| states.sort_unstable());
             let mut expected: BTreeMap<&[u8], Vec<u8>> = BTreeMap::new();
             for index in start..start + 20 {
-                view.entries(pane(index)).for_each(|(key, state)| expected.entry(key).or_default().extend(state));
+                view.entries(pane(index)).unwrap().for_each(|(key, state)| expected.entry(key).or_default().extend(state));
             }
             assert_eq!(got, expected);
         }

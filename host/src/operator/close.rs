@@ -6,15 +6,20 @@
 use crate::operator::FaultPolicy;
 use crate::operator::assigner::Assigner;
 use crate::operator::assigner::count::TOTAL;
+use crate::operator::assigner::idle::LIVE;
 use crate::operator::blocks::Blocks;
+use crate::operator::counts;
 use crate::operator::emission::{Emission, EmissionChange};
 use crate::operator::epoch::{ExcludedKeys, RowError};
 use crate::operator::fold::Partial;
 use crate::operator::isolate::{Budget, isolate};
-use crate::operator::merge::{Layout, Merger, external};
+use crate::operator::merge::{Layout, Merger, external, external_store};
+use crate::operator::sessions::last_times;
 use crate::plan::WindowPlan;
 use crate::state::codec::RowCodec;
-use crate::state::store::{PaneId, Store, Update};
+use crate::state::spill::SpillError;
+use crate::state::store::{PaneId, Slot, Store, Update};
+use crate::state::timers::FirstTimer;
 use ahash::RandomState;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take;
@@ -45,6 +50,10 @@ pub struct Closed {
     pub removed: Vec<PaneId>,
     /// Slots that no open window needs any more.
     pub removed_slots: Vec<(PaneId, Box<[u8]>)>,
+    /// Results of windows that have closed are left for the next epochs: their slots are still there.
+    pub owes: bool,
+    /// Panes that were taken off in part, and the key on disk from which on the rest is.
+    pub taken: Vec<(PaneId, Box<[u8]>)>,
     /// Timers that went off and are set anew: for when, and of which slot.
     pub rearmed: Vec<(i64, PaneId, Box<[u8]>)>,
     /// Result rows: columns as [`WindowPlan::result`].
@@ -57,24 +66,30 @@ pub struct Closed {
     pub excluded: ExcludedKeys,
     /// Results that could not be made.
     pub bad_results: Vec<BadResult>,
+    /// Lives of keys that ended because nothing updated them.
+    pub expired: u64,
 }
 
 /// An epoch to be closed: windows that close in `(before, now]` are finished.
 pub struct Closing<'a> {
-    /// The state before the epoch.
+    /// The state before the epoch. A pane in it whose windows have all closed is one whose results are owed.
     pub store: &'a Store,
     /// Partial states of its tasks.
     pub partials: &'a [&'a Partial],
     /// Watermark that windows have been closed up to.
     pub before: i64,
-    /// Watermark now.
+    /// Watermark now; [`i64::MAX`] where the input has ended.
     pub now: i64,
+    /// The same, but where the input has ended: the greatest that its rows have made.
+    pub reached: i64,
     /// Results that have changed and were not given.
     pub emission: &'a Emission,
     /// Whether it is time to give early results.
     pub is_firing: bool,
     /// What to do with faults.
     pub policy: FaultPolicy,
+    /// Results of closed windows that may wait for the next epoch where there are more than these.
+    pub results_max: usize,
 }
 
 /// Closes epochs of one plan.
@@ -103,18 +118,38 @@ impl Closer {
         &self.window
     }
 
-    /// How long after the start of its pane a slot's timer goes off for the first time; none where windows are the same for all keys.
-    pub fn timer_lag(&self) -> Option<i64> {
+    /// When a slot's timer goes off for the first time; none where windows are the same for all keys.
+    pub fn first_timer(&self) -> Option<FirstTimer> {
         match &self.assigner {
-            Assigner::Aligned(_) | Assigner::Count(_) => None,
-            Assigner::Session(session) => Some(session.lag()),
+            Assigner::Aligned(_) => None,
+            Assigner::Session(session) => {
+                let lag = session.lag();
+                Some(Box::new(move |pane, _| Some(pane.start.saturating_add(lag))))
+            }
+            Assigner::Count(count) if !count.forgets() => None,
+            Assigner::Count(count) => {
+                let count = *count;
+                Some(Box::new(move |pane, state| counts::first_timer(&count, pane, state)))
+            }
+            Assigner::Idle(idle) => {
+                let idle = *idle;
+                // A state that can't be read is looked at with the next epoch, and told.
+                Some(Box::new(move |pane, state| {
+                    Some(
+                        last_times(state).map_or(i64::MIN, |(since, last)| if pane == LIVE { idle.ends_at(last) } else { since }),
+                    )
+                }))
+            }
         }
     }
 
     /// Whether a partial state counts in a window that `closed` has closed: then the epoch must be run again from that time.
     pub fn is_stale(&self, partial: &Partial, closed: i64) -> bool {
         match &self.assigner {
-            Assigner::Count(_) => false,
+            Assigner::Count(count) if !count.forgets() => false,
+            // The least watermark that rows made stands before one time, or two where windows are counted.
+            Assigner::Count(_) => self.is_before(partial, 3, closed),
+            Assigner::Idle(_) => self.is_before(partial, 2, closed),
             Assigner::Aligned(windows) => partial.panes.iter().any(|p| windows.closes_at(p.from) <= closed),
             Assigner::Session(session) => {
                 let Some(least) = partial.states.len().checked_sub(2).map(|i| &partial.states[i]) else { return false };
@@ -124,10 +159,17 @@ impl Closer {
         }
     }
 
+    /// Whether a time in the column that stands so far from the end of the states is before `closed`.
+    fn is_before(&self, partial: &Partial, from_end: usize, closed: i64) -> bool {
+        let column =
+            partial.states.len().checked_sub(from_end).map(|i| partial.states[i].as_primitive::<TimestampMillisecondType>());
+        column.is_some_and(|times| times.values().iter().any(|time| *time < closed))
+    }
+
     /// The watermark that closes the last window over all stored panes and `partials`.
     pub fn last_close<'a>(&self, store: &Store, partials: impl Iterator<Item = &'a Partial>) -> Option<i64> {
         match &self.assigner {
-            Assigner::Count(_) => None,
+            Assigner::Count(_) | Assigner::Idle(_) => None,
             Assigner::Aligned(windows) => {
                 let panes = store.panes().chain(partials.flat_map(|p| p.panes.iter().copied()));
                 panes.filter_map(|p| windows.last_close(p.start)).max()
@@ -141,49 +183,54 @@ impl Closer {
     }
 
     /// Windows, or starts of slices, of the stored slots: after a restart all of them count as changed.
-    pub fn all_changed(&self, store: &Store, closed: i64) -> EmissionChange {
+    ///
+    /// # Errors
+    /// [`SpillError`].
+    pub fn all_changed(&self, store: &Store, closed: i64) -> std::result::Result<EmissionChange, SpillError> {
         let mut change = EmissionChange::default();
         for pane in store.panes() {
             let windows = self.changed_windows(pane, closed);
-            for key in store.pane(pane).into_iter().flat_map(HashMap::keys) {
-                change.changed.extend(windows.iter().map(|w| (*w, key.clone())));
+            for entry in store.sorted(pane) {
+                let (key, _) = entry?;
+                change.changed.extend(windows.iter().map(|w| (*w, key.as_ref().into())));
             }
         }
-        change
+        Ok(change)
     }
 
     /// Closes an epoch.
     ///
     /// # Errors
-    /// Under [`FaultPolicy::Fail`] the first error of an aggregate or guest; [`CodecError`](crate::state::codec::CodecError) when stored bytes don't read back.
+    /// Under [`FaultPolicy::Fail`] the first error of an aggregate or guest; [`CodecError`](crate::state::codec::CodecError) when stored bytes don't read back;
+    /// [`SpillError`] when the disk does not give what is over the memory budget.
     pub fn close(&self, closing: &Closing<'_>, blocks: &mut Blocks, budget: &mut Budget) -> Result<Closed> {
-        let Assigner::Count(count) = &self.assigner else { return self.close_panes(closing, blocks, budget) };
-        let panes = self.numbered(count, closing.store, closing.partials)?;
-        let of = |(partial, panes): (&&Partial, Vec<PaneId>)| Partial {
-            panes,
-            keys: partial.keys.clone(),
-            states: partial.states.clone(),
-        };
-        let partials: Vec<Partial> = closing.partials.iter().zip(panes).map(of).collect();
-        let partials: Vec<&Partial> = partials.iter().collect();
-        self.close_panes(&Closing { partials: &partials, ..*closing }, blocks, budget)
-    }
-
-    fn close_panes(&self, closing: &Closing<'_>, blocks: &mut Blocks, budget: &mut Budget) -> Result<Closed> {
         let mut closed = Closed::default();
-        let slots = self.slots(closing.partials)?;
-        let updates = self.merge(closing, &slots, budget, &mut closed)?;
-        if !closed.excluded.is_empty() {
-            return Ok(closed);
-        }
         match &self.assigner {
+            Assigner::Count(count) => self.close_counts(count, closing, budget, &mut closed)?,
+            Assigner::Idle(idle) => self.close_lives(idle, closing, budget, &mut closed)?,
             Assigner::Aligned(windows) => {
-                self.close_aligned(windows.as_ref(), closing, updates, blocks, budget, &mut closed)?;
+                if let Some(updates) = self.merge_panes(closing, budget, &mut closed)? {
+                    self.close_aligned(windows.as_ref(), closing, updates, blocks, budget, &mut closed)?;
+                }
             }
-            Assigner::Session(session) => self.close_sessions(session, closing, updates, budget, &mut closed)?,
-            Assigner::Count(count) => self.close_counts(count, closing, updates, budget, &mut closed)?,
+            Assigner::Session(session) => {
+                if let Some(updates) = self.merge_panes(closing, budget, &mut closed)? {
+                    self.close_sessions(session, closing, updates, budget, &mut closed)?;
+                }
+            }
         }
         Ok(closed)
+    }
+
+    /// Merges all partials into the stored states; none where keys must be left out.
+    pub(super) fn merge_panes(
+        &self,
+        closing: &Closing<'_>,
+        budget: &mut Budget,
+        closed: &mut Closed,
+    ) -> Result<Option<Vec<Update>>> {
+        let slots = self.slots(closing.partials)?;
+        self.merge(closing, &slots, budget, closed)
     }
 
     /// Numbers the (pane, key) of all partials: `slots[p][row]`, and the keys by number.
@@ -212,23 +259,33 @@ impl Closer {
         Ok(slots)
     }
 
-    fn merge(&self, closing: &Closing<'_>, slots: &Slots, budget: &mut Budget, closed: &mut Closed) -> Result<Vec<Update>> {
+    /// Merges partials into the stored states, slot by slot; none where keys must be left out.
+    pub(super) fn merge(
+        &self,
+        closing: &Closing<'_>,
+        slots: &Slots,
+        budget: &mut Budget,
+        closed: &mut Closed,
+    ) -> Result<Option<Vec<Update>>> {
         let count = slots.keys.len();
-        let merge_range = |range: Range<usize>| self.merged(closing, slots, range);
+        // Before anything that keys can be at fault for: what the disk fails at is nobody's row.
+        let stored = slots.stored_states(closing.store).map_err(external_store)?;
+        let merge_range = |range: Range<usize>| self.merged(closing, slots, &stored, range);
         let states = match merge_range(0..count) {
             Ok(states) => states,
             Err(error) if closing.policy == FaultPolicy::Fail => return Err(error),
             Err(error) => {
                 for fault in isolate(count, error, budget, &mut |r| merge_range(r).map(drop)) {
                     let error = Arc::new(RowError::of(&fault.error));
-                    let slots = slots.keys[fault.items].iter().map(|(pane, key)| match self.assigner {
+                    let slots: Vec<Slot> = match self.assigner {
                         // What a row's pane was is not known when the epoch is run again: the key is left out as a whole.
-                        Assigner::Count(_) => (TOTAL, key.clone()),
-                        _ => (*pane, key.clone()),
-                    });
-                    closed.excluded.extend(slots.map(|slot| (slot, Arc::clone(&error))));
+                        Assigner::Count(_) => slots.keys[fault.items].iter().map(|(_, key)| (TOTAL, key.clone())).collect(),
+                        Assigner::Idle(_) => slots.folded(closing.partials, fault.items),
+                        _ => slots.keys[fault.items].to_vec(),
+                    };
+                    closed.excluded.extend(slots.into_iter().map(|slot| (slot, Arc::clone(&error))));
                 }
-                return Ok(Vec::new());
+                return Ok(None);
             }
         };
         let Merged { slots: order, states } = states;
@@ -241,32 +298,37 @@ impl Closer {
                 updates.push(Update { pane: *pane, key: key.clone(), state: state.into() });
             })
             .map_err(external)?;
-        Ok(updates)
+        Ok(Some(updates))
     }
 
     /// The merged states of the slots in `range`: stored ones first, then each task's.
-    fn merged(&self, closing: &Closing<'_>, slots: &Slots, range: Range<usize>) -> Result<Merged> {
-        let Closing { store, partials, .. } = closing;
+    fn merged(
+        &self,
+        closing: &Closing<'_>,
+        slots: &Slots,
+        stored_states: &[(usize, &[u8])],
+        range: Range<usize>,
+    ) -> Result<Merged> {
+        let partials = closing.partials;
         let mut numbers: Vec<Option<usize>> = vec![None; range.len()];
         let mut order = Vec::with_capacity(range.len());
-        let mut stored = Vec::new();
-        for slot in range.clone() {
-            let (pane, key) = &slots.keys[slot];
-            if let Some(state) = store.get(*pane, key) {
-                stored.push(state);
-                numbers[slot - range.start] = Some(order.len());
-                order.push(slot);
-            }
+        let (mut stored, mut of_stored) = (Vec::new(), Vec::new());
+        let from = stored_states.partition_point(|(slot, _)| *slot < range.start);
+        for (slot, state) in stored_states[from..].iter().take_while(|(slot, _)| *slot < range.end) {
+            stored.push(*state);
+            of_stored.push(*numbers[slot - range.start].get_or_insert_with(|| {
+                order.push(*slot);
+                order.len() - 1
+            }));
         }
         let whole = range.len() == slots.keys.len();
-        let mut merging = partials.iter().filter(|p| !p.is_empty());
-        if let (true, true, Some(only), None) = (whole, stored.is_empty(), merging.next(), merging.next())
-            && only.len() == range.len()
+        let mut merging = partials.iter().zip(&slots.of).filter(|(p, _)| !p.is_empty());
+        if let (true, true, Some((only, of)), None) = (whole, stored.is_empty(), merging.next(), merging.next())
+            && of.iter().copied().eq(range.clone())
         {
             return Ok(Merged { slots: range.collect(), states: only.states.clone() });
         }
         let mut merger = Merger::new(&self.window, &self.layout.widths)?;
-        let of_stored: Vec<usize> = (0..stored.len()).collect();
         merger.add(&self.layout.states.decode(stored.into_iter()).map_err(external)?, &of_stored, order.len())?;
         for (partial, of) in partials.iter().zip(&slots.of) {
             let rows: Vec<u32> = (0..of.len() as u32).filter(|r| range.contains(&of[*r as usize])).collect();
@@ -296,10 +358,35 @@ struct Merged {
     states: Vec<ArrayRef>,
 }
 
+/// What partials are merged into.
 #[derive(Default)]
-struct Slots {
+pub(super) struct Slots {
     /// Slot of each row of each partial.
-    of: Vec<Vec<usize>>,
+    pub of: Vec<Vec<usize>>,
     /// Pane and encoded key of each slot.
-    keys: Vec<(PaneId, Box<[u8]>)>,
+    pub keys: Vec<Slot>,
+    /// Panes of the stored states that each slot is the merge of, where it isn't its own.
+    pub stored: Option<Vec<Vec<PaneId>>>,
+}
+
+impl Slots {
+    /// The stored states of the slots, by number of the slot.
+    fn stored_states<'s>(&self, store: &'s Store) -> std::result::Result<Vec<(usize, &'s [u8])>, SpillError> {
+        let state = |slot: usize, (pane, key): &Slot| Ok(store.get(*pane, key)?.map(|state| (slot, state)));
+        let Some(panes) = &self.stored else {
+            store.fetch(&self.keys)?;
+            return self.keys.iter().enumerate().filter_map(|(i, slot)| state(i, slot).transpose()).collect();
+        };
+        let numbered = self.keys.iter().zip(panes).enumerate();
+        let wanted: Vec<(usize, Slot)> =
+            numbered.flat_map(|(i, ((_, key), panes))| panes.iter().map(move |p| (i, (*p, key.clone())))).collect();
+        store.fetch(&wanted.iter().map(|(_, slot)| slot.clone()).collect::<Vec<_>>())?;
+        wanted.iter().filter_map(|(i, slot)| state(*i, slot).transpose()).collect()
+    }
+
+    /// The panes and keys by which rows of some slots were folded.
+    fn folded(&self, partials: &[&Partial], slots: Range<usize>) -> Vec<Slot> {
+        let rows = self.of.iter().zip(partials).flat_map(|(of, partial)| of.iter().zip(&partial.panes));
+        rows.filter(|(slot, _)| slots.contains(slot)).map(|(slot, pane)| (*pane, self.keys[*slot].1.clone())).collect()
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Kept in memory only: after a restart all open windows count as changed, so each is given once more; results are upserts.
 
+use crate::state::store::allocated;
 use ahash::RandomState;
 use std::collections::{BTreeMap, HashSet};
 
@@ -9,6 +10,12 @@ use std::collections::{BTreeMap, HashSet};
 #[derive(Debug, Default)]
 pub struct Emission {
     changed: BTreeMap<i64, HashSet<Box<[u8]>, RandomState>>,
+    bytes: usize,
+}
+
+/// Bytes that a key takes here, about.
+fn cost(key: &[u8]) -> usize {
+    2 * size_of::<Box<[u8]>>() + allocated(key.len())
 }
 
 /// What an epoch does to it.
@@ -28,21 +35,28 @@ impl Emission {
         self.changed.iter().map(|(window, keys)| (*window, keys))
     }
 
+    /// Bytes of memory, about. They count in the budget of the state, so slots make room for them; they themselves stay in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Goes on by an epoch that closed well.
     pub fn apply(&mut self, change: EmissionChange) {
         for window in change.given {
-            self.changed.remove(&window);
+            let keys = self.changed.remove(&window);
+            self.bytes -= keys.iter().flatten().map(|key| cost(key)).sum::<usize>();
         }
         for (window, key) in change.given_keys {
             if let Some(keys) = self.changed.get_mut(&window) {
-                keys.remove(&key);
+                self.bytes -= keys.take(&key).map_or(0, |key| cost(&key));
                 if keys.is_empty() {
                     self.changed.remove(&window);
                 }
             }
         }
         for (window, key) in change.changed {
-            self.changed.entry(window).or_default().insert(key);
+            let bytes = cost(&key);
+            self.bytes += if self.changed.entry(window).or_default().insert(key) { bytes } else { 0 };
         }
     }
 }

@@ -83,10 +83,11 @@ impl Fold {
         self.groups.intern(&columns, &mut self.indices)?;
         let total = self.groups.len();
         for (aggregate, accumulator) in self.window.aggregates.iter().zip(&mut self.accumulators) {
-            let arguments = aggregate
-                .function
-                .expressions()
+            let function = &aggregate.function;
+            let (arguments, order) = (function.expressions(), function.order_bys());
+            let arguments = arguments
                 .iter()
+                .chain(order.iter().map(|o| &o.expr))
                 .map(|e| e.evaluate(batch)?.into_array(rows))
                 .collect::<Result<Vec<_>>>()?;
             let filter: Option<&BooleanArray> = aggregate.filter.map(|f| batch.column(f).as_boolean());

@@ -3,6 +3,7 @@
 use crate::operator::fold::accumulator;
 use crate::plan::WindowPlan;
 use crate::state::codec::{CodecError, RowCodec};
+use crate::state::spill::SpillError;
 use arrow::array::ArrayRef;
 use arrow::datatypes::Schema;
 use datafusion::error::{DataFusionError, Result};
@@ -10,6 +11,11 @@ use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 
 /// As DataFusion carries it.
 pub fn external(error: CodecError) -> DataFusionError {
+    DataFusionError::External(error.into())
+}
+
+/// As DataFusion carries it.
+pub fn external_store(error: SpillError) -> DataFusionError {
     DataFusionError::External(error.into())
 }
 

@@ -14,7 +14,7 @@ use datafusion::error::Result;
 use std::sync::Arc;
 
 /// Keys of one batch of results.
-const RESULT_ROWS: usize = 16_384;
+pub(super) const RESULT_ROWS: usize = 16_384;
 
 /// A key's result in a window, to be finished.
 pub struct WindowRow<'a> {

@@ -7,8 +7,9 @@ use crate::config::spec::Emit;
 use crate::operator::FaultPolicy;
 use crate::operator::assigner::session::{Chain, PLAIN, Session, Slice};
 use crate::operator::close::{Closed, Closer, Closing};
+use crate::operator::counts::stored;
 use crate::operator::isolate::Budget;
-use crate::operator::merge::external;
+use crate::operator::merge::{external, external_store};
 use crate::operator::results::WindowRow;
 use crate::operator::view::View;
 use crate::state::codec::CodecError;
@@ -63,16 +64,14 @@ impl Closer {
         }
         let gone = self.finish_due_sessions(session, closing, &view, &updates, budget, closed)?;
         let Settled { merged: settled, gone: settled_gone } = self.settle(closing, &view, &gone)?;
-        let mut removed: HashSet<(PaneId, Box<[u8]>), RandomState> =
+        let removed: HashSet<(PaneId, Box<[u8]>), RandomState> =
             gone.into_iter().chain(settled_gone).map(|(pane, key)| (pane, key.into())).collect();
         drop(view);
         let merged: HashSet<(PaneId, &[u8]), RandomState> = settled.iter().map(|u| (u.pane, u.key.as_ref())).collect();
         updates.retain(|u| !merged.contains(&(u.pane, &u.key)) && !removed.contains(&(u.pane, u.key.clone())));
         drop(merged);
         updates.extend(settled);
-        removed.retain(|(pane, key)| closing.store.get(*pane, key).is_some());
-        closed.removed_slots = removed.into_iter().collect();
-        closed.removed_slots.sort_unstable();
+        closed.removed_slots = stored(closing.store, removed.into_iter())?;
         closed.updates = updates;
         Ok(())
     }
@@ -89,12 +88,13 @@ impl Closer {
     ) -> Result<HashSet<(PaneId, &'a [u8]), RandomState>> {
         let now = closing.now;
         let mut gone: HashSet<(PaneId, &'a [u8]), RandomState> = HashSet::default();
-        let timers = closing.store.timers_until(now).map(|(pane, key)| (pane, key, true));
+        let timers = closing.store.timers_until(now).map_err(external_store)?;
+        let timers = timers.into_iter().map(|(pane, key)| (pane, key, true));
         let fresh = updates.iter().filter(|u| u.pane.start.saturating_add(session.lag()) <= now);
         let fresh = fresh.map(|u| (u.pane, u.key.as_ref(), false));
         let mut rows = Vec::new();
         for (pane, key, had_timer) in timers.chain(fresh) {
-            if gone.contains(&(pane, key)) || view.get(pane, key).is_none() {
+            if gone.contains(&(pane, key)) || view.get(pane, key)?.is_none() {
                 continue;
             }
             let run = run(session, view, key, pane.start)?;
@@ -185,14 +185,14 @@ impl Closer {
         let mut settled = Settled::default();
         let mut groups: BTreeMap<At<'a>, Vec<&'a [u8]>> = BTreeMap::new();
         for pane in behind {
-            for (key, state) in view.entries(pane).filter(|(key, _)| !gone.contains(&(pane, *key))) {
+            for (key, state) in view.entries(pane)?.filter(|(key, _)| !gone.contains(&(pane, *key))) {
                 groups.entry((pane.start, key)).or_default().push(state);
                 settled.gone.push((pane, key));
             }
         }
         for ((start, key), states) in &mut groups {
             let plain = PaneId { start: *start, from: PLAIN };
-            states.extend(view.get(plain, key).filter(|_| !gone.contains(&(plain, *key))));
+            states.extend(view.get(plain, key)?.filter(|_| !gone.contains(&(plain, *key))));
         }
         let (slots, groups): (Vec<At<'a>>, Vec<Vec<&'a [u8]>>) = groups.into_iter().unzip();
         if slots.is_empty() {
@@ -225,7 +225,7 @@ struct Settled<'a> {
 fn stored_chains(session: &Session, closing: &Closing<'_>, run: &Run<'_>) -> Result<Vec<Chain>> {
     let mut slices = Vec::new();
     for part in &run.parts {
-        if let Some(state) = closing.store.get(part.slice.pane, run.key) {
+        if let Some(state) = closing.store.get(part.slice.pane, run.key).map_err(external_store)? {
             slices.push(slice(part.slice.pane, state)?);
         }
     }
@@ -252,7 +252,7 @@ fn run<'a>(session: &Session, view: &View<'a>, key: &'a [u8], start: i64) -> Res
 fn gather<'a>(view: &View<'a>, key: &'a [u8], start: i64, parts: &mut Vec<Part<'a>>) -> Result<bool> {
     let known = parts.len();
     for pane in view.panes(PaneId::range(start, start)) {
-        if let Some(state) = view.get(pane, key) {
+        if let Some(state) = view.get(pane, key)? {
             parts.push(Part { slice: slice(pane, state)?, state });
         }
     }
@@ -261,12 +261,16 @@ fn gather<'a>(view: &View<'a>, key: &'a [u8], start: i64, parts: &mut Vec<Part<'
 
 /// A slice from its state, whose last two columns are the least and the greatest event time.
 pub(super) fn slice(pane: PaneId, state: &[u8]) -> Result<Slice> {
-    let bounds = || -> Option<(i64, i64)> {
-        let (rest, max) = state.split_last_chunk::<8>()?;
-        let (_, min) = rest.split_last_chunk::<TIME_BYTES>().map(|(rest, tagged)| (rest, &tagged[..8]))?;
-        Some((i64::from_le_bytes(min.try_into().ok()?), i64::from_le_bytes(*max)))
-    };
-    let corrupt = || CodecError::Corrupt { what: "state", why: "it is too short for the times of a session".into() };
-    let (min, max) = bounds().ok_or_else(|| external(corrupt()))?;
+    let (min, max) = last_times(state).map_err(external)?;
     Ok(Slice { pane, min, max })
+}
+
+/// The last two columns of a state, which are times: milliseconds since 1970 UTC.
+pub(super) fn last_times(state: &[u8]) -> std::result::Result<(i64, i64), CodecError> {
+    let times = || -> Option<(i64, i64)> {
+        let (rest, last) = state.split_last_chunk::<8>()?;
+        let (_, first) = rest.split_last_chunk::<TIME_BYTES>().map(|(rest, tagged)| (rest, &tagged[..8]))?;
+        Some((i64::from_le_bytes(first.try_into().ok()?), i64::from_le_bytes(*last)))
+    };
+    times().ok_or_else(|| CodecError::Corrupt { what: "state", why: "it is too short for the times at its end".into() })
 }

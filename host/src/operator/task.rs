@@ -248,6 +248,7 @@ impl<'a> EpochTask<'a> {
         // Of the row before: rows next to each other mostly share a pane, and telling so costs less than the arithmetic.
         let mut last: Option<Assigned> = None;
         let mut panes = Vec::with_capacity(rows);
+        let mut passed = Vec::new();
         let mut keep = vec![true; rows];
         let (mut kept, mut seen) = (rows, 0);
         for i in 0..rows {
@@ -278,14 +279,23 @@ impl<'a> EpochTask<'a> {
             if time < watermark {
                 self.out.lateness.behind(watermark - time);
             }
+            let mut judged = watermark;
+            if window.plan.passed.is_some() {
+                // The watermark that the row makes: before the next one, or after the last.
+                let next = before.as_ref().and_then(|(start, b)| b.get(row - start + 1)).copied();
+                let own = next.unwrap_or(self.out.watermarks[partition]);
+                judged = if window.plan.processing_time { time } else { own }.max(self.out.start.closed);
+                passed.push(judged);
+            }
             match &last {
-                Some(assigned) if assigned.covers(time, watermark) => panes.push(assigned.pane),
-                _ => match window.assigner.assign(time, watermark) {
+                Some(assigned) if assigned.covers(time, judged) => panes.push(assigned.pane),
+                _ => match window.assigner.assign(time, judged) {
                     Some(assigned) => {
                         panes.push(assigned.pane);
                         last = Some(assigned);
                     }
                     None => {
+                        passed.pop();
                         let late_by = watermark.saturating_sub(window.assigner.late_from(time));
                         self.out.late.push(LateRow { batch: number, row, event_time: time, watermark, late_by });
                         (keep[i], kept) = (false, kept - 1);
@@ -295,6 +305,10 @@ impl<'a> EpochTask<'a> {
         }
         self.out.lateness.saw(seen);
         let batch = if kept == rows { batch } else { filter_record_batch(&batch, &BooleanArray::from(keep))? };
+        let batch = match window.plan.passed {
+            Some(column) => with_times(&batch, column, passed.into())?,
+            None => batch,
+        };
         let (batch, mut panes) = self.without_excluded(window, batch, panes, number)?;
         if let Assigner::Count(_) = window.assigner {
             self.number(window, &batch, partition, &mut panes)?;
@@ -486,8 +500,13 @@ pub fn input_schema(plan: &Plan) -> Arc<Schema> {
 
 /// The batch with `time` as the event time of all rows.
 fn read_at(batch: &RecordBatch, column: usize, time: i64) -> Result<RecordBatch> {
+    with_times(batch, column, TimestampMillisecondArray::from_value(time, batch.num_rows()))
+}
+
+/// The batch with `times` in a column.
+fn with_times(batch: &RecordBatch, column: usize, times: TimestampMillisecondArray) -> Result<RecordBatch> {
     let mut columns = batch.columns().to_vec();
-    columns[column] = Arc::new(TimestampMillisecondArray::from_value(time, batch.num_rows()));
+    columns[column] = Arc::new(times);
     Ok(RecordBatch::try_new(batch.schema(), columns)?)
 }
 

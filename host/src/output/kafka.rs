@@ -4,6 +4,7 @@
 //! in each epoch. The local tree follows after the transaction, and only then.
 
 use crate::config::spec::{SinkSpec, SourceSpec};
+use crate::element::PartitionName;
 use crate::limits::STATE_SHARDS;
 use crate::output::files::FileSinks;
 use crate::output::follower::Follower;
@@ -12,7 +13,8 @@ use crate::output::replay::{self, Place, REMOVALS_KEPT_MS, Replayed};
 use crate::output::topics::Rule;
 use crate::output::transaction::Transactions;
 use crate::output::{
-    Change, CommitError, CommitSpec, Committer, EpochCommit, Meta, OutRecord, RestoreProgress, RestoreStep, RestoreWatch, topics,
+    Change, CommitError, CommitSpec, Committer, EpochCommit, Meta, OutRecord, RestoreProgress, RestoreStep, RestoreWatch, side,
+    topics,
 };
 use crate::state::tree::{Tree, TreeError};
 use crate::time::now_ms;
@@ -21,6 +23,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+/// librdkafka's default of `message.max.bytes`: key and value of a record, bytes.
+const MESSAGE_MAX_BYTES: usize = 1_000_000;
 /// Records queued between two looks at delivery reports.
 const SERVE_EVERY: usize = 1_000;
 /// Entries of the local tree between two looks at the clock.
@@ -48,6 +52,8 @@ pub struct KafkaCommitter {
     /// Where the changelog ends.
     place: Place,
     watch: RestoreWatch,
+    /// The results are a table.
+    is_table: bool,
 }
 
 /// A job's changelog: its topic, and the properties of the connection that it is on.
@@ -133,12 +139,17 @@ impl KafkaCommitter {
             lineage: String::new(),
             place: Place::default(),
             watch: Box::new(|_| {}),
+            is_table: false,
         })
     }
 
     fn send_all(&self, transactions: &Transactions, role: &str, records: &[OutRecord]) -> Result<(), CommitError> {
         let Some(topic) = self.topics.get(role) else { return Ok(()) };
+        let largest = self.properties.get("message.max.bytes").and_then(|b| b.parse().ok()).unwrap_or(MESSAGE_MAX_BYTES);
         for (i, record) in records.iter().enumerate() {
+            // A side output must not stop the job for a record that came in: it says where that is.
+            let cut = if role == "sink" { None } else { side::cut(record, largest) };
+            let record = cut.as_ref().unwrap_or(record);
             let value = (!record.is_tombstone).then_some(record.value.as_slice());
             transactions.send(topic, None, record.key.as_deref(), value)?;
             if i % SERVE_EVERY == 0 {
@@ -223,8 +234,27 @@ impl KafkaCommitter {
         }
         topics::create_with(&self.properties, &self.changelog, Some(shards), &settings)?;
         topics::check(&self.properties, &self.changelog, shards, &rules)?;
-        for topic in self.topics.values() {
-            topics::create(&self.properties, topic, None)?;
+        self.make_sinks(large)
+    }
+
+    /// Topics of the sinks, where they are not there.
+    fn make_sinks(&self, large: Option<&String>) -> Result<(), CommitError> {
+        let large = large.map(|large| ("max.message.bytes", large.as_str()));
+        for (role, topic) in &self.topics {
+            let is_table = self.is_table && *role == "sink";
+            let compact = is_table.then_some(("cleanup.policy", "compact"));
+            let settings: Vec<_> = compact.into_iter().chain(large).collect();
+            if topics::create_with(&self.properties, topic, None, &settings)? {
+                tracing::info!("made topic {topic} for the job's {role}");
+            } else if is_table
+                && let Some(policy) = topics::setting(&self.properties, topic, "cleanup.policy")?
+                && !policy.contains("compact")
+            {
+                tracing::warn!(
+                    "topic {topic} has cleanup.policy={policy}: results are upserts, and what it deletes by age or size are rows that still \
+                     hold. Set cleanup.policy=compact"
+                );
+            }
         }
         Ok(())
     }
@@ -272,6 +302,14 @@ impl Drop for KafkaCommitter {
 impl Committer for KafkaCommitter {
     fn watch(&mut self, watch: RestoreWatch) {
         self.watch = watch;
+    }
+
+    fn partitions(&mut self, partitions: &[PartitionName]) {
+        self.spec.partitions = partitions.to_vec();
+    }
+
+    fn results_are_a_table(&mut self) {
+        self.is_table = true;
     }
 
     fn restore(&mut self, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {

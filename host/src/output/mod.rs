@@ -156,6 +156,12 @@ pub trait Committer: Send {
     /// # Errors
     /// [`CommitError`]; `Aborted` means that a retry may help.
     fn restore(&mut self, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError>;
+    /// The source's partitions, where they are other than in the [`CommitSpec`]; before a restore.
+    fn partitions(&mut self, partitions: &[PartitionName]) {
+        let _ = partitions;
+    }
+    /// Results are a table: the last record of a key counts. A topic that is made for them is compacted; before the first restore.
+    fn results_are_a_table(&mut self) {}
     /// Tells `watch` how far each restore has come. A committer whose restores are short need not.
     fn watch(&mut self, watch: RestoreWatch) {
         drop(watch);

@@ -85,6 +85,28 @@ fn record(mut members: Map<String, Value>, raw: Option<&Record<'_>>) -> OutRecor
     }
 }
 
+/// A side record without the raw bytes, where it is larger than `largest` bytes (key and value); none where it fits. `valueBytes` says how many
+/// were left out, `leftOut` why; topic, partition and offset say where they are.
+pub fn cut(side: &OutRecord, largest: usize) -> Option<OutRecord> {
+    if side.value.len() + side.key.as_ref().map_or(0, Vec::len) <= largest {
+        return None;
+    }
+    let Ok(Value::Object(mut members)) = serde_json::from_slice(&side.value) else { return None };
+    for name in ["value", "key"] {
+        // Three bytes in four digits, less the padding.
+        let coded = |text: &str| text.len() / 4 * 3 - text.bytes().rev().take_while(|b| *b == b'=').count();
+        let bytes = match (members.remove(&format!("{name}Base64")), members.get(name)) {
+            (Some(Value::String(text)), _) => coded(&text),
+            (_, Some(Value::String(text))) => text.len(),
+            _ => continue,
+        };
+        members.insert(name.into(), Value::Null);
+        members.insert(format!("{name}Bytes"), json!(bytes));
+    }
+    members.insert("leftOut".into(), json!(format!("key and value: more than message.max.bytes of the connection, {largest}")));
+    Some(OutRecord { key: None, value: Value::Object(members).to_string().into_bytes(), ..OutRecord::default() })
+}
+
 /// Base64 with padding (RFC 4648, section 4).
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -102,6 +124,22 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_side_record_that_is_too_large_says_where_its_bytes_are() {
+        let partition = PartitionName { topic: "t".into(), partition: 3 };
+        for (value, bytes) in [(vec![b'"'; 1_000], 1_000), (vec![0xff; 1_001], 1_001), (vec![0xff; 1_000], 1_000)] {
+            let record = Record { offset: 7, timestamp: Some(1), key: Some(b"k"), value: Some(&value) };
+            let whole = Reject { partition: Some(&partition), record: Some(record), reason: "no", guest: None }.to_record();
+            assert_eq!(cut(&whole, whole.value.len() + 1), None);
+            let cut = cut(&whole, whole.value.len()).unwrap();
+            let json: Value = serde_json::from_slice(&cut.value).unwrap();
+            let (value, key) = ((&json["value"], &json["valueBytes"]), (&json["key"], &json["keyBytes"]));
+            assert_eq!((value, key), ((&Value::Null, &json!(bytes)), (&Value::Null, &json!(1))));
+            assert_eq!((&json["offset"], &json["reason"], &json["valueBase64"]), (&json!(7), &json!("no"), &Value::Null));
+            assert!(json["leftOut"].as_str().unwrap().contains("message.max.bytes") && cut.value.len() < 300);
+        }
+    }
 
     #[test]
     fn bytes_that_are_no_text_can_be_replayed() {

@@ -3,7 +3,7 @@
 use crate::output::CommitError;
 use crate::release::Later;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::types::RDKafkaErrorCode;
@@ -34,10 +34,11 @@ pub fn unreachable(properties: &BTreeMap<String, String>, what: &str, why: &dyn 
 /// # Errors
 /// [`CommitError::Config`] when the broker refuses, [`CommitError::Aborted`] when it does not answer.
 pub fn create(properties: &BTreeMap<String, String>, topic: &str, partitions: Option<usize>) -> Result<(), CommitError> {
-    create_with(properties, topic, partitions, &[])
+    create_with(properties, topic, partitions, &[]).map(drop)
 }
 
-/// As [`create`], with settings of the topic. Waits until all partitions have a leader. A topic that is there is left as it is.
+/// As [`create`], with settings of the topic; says whether it was made. Waits until all partitions have a leader. A topic that is there is
+/// left as it is.
 ///
 /// # Errors
 /// As [`create`].
@@ -46,12 +47,12 @@ pub fn create_with(
     topic: &str,
     partitions: Option<usize>,
     settings: &[(&str, &str)],
-) -> Result<(), CommitError> {
+) -> Result<bool, CommitError> {
     let config = client(properties);
     let bad = |e: rdkafka::error::KafkaError| CommitError::Config(format!("topic {topic}: {e}"));
     let probe: BaseConsumer = config.create().map_err(bad)?;
     if leaders(&probe, topic).is_some() {
-        return Ok(());
+        return Ok(false);
     }
     let admin: Later<AdminClient<DefaultClientContext>> = Later::new(config.create().map_err(bad)?);
     let count = partitions.map_or(-1, |n| i32::try_from(n).unwrap_or(i32::MAX));
@@ -75,7 +76,7 @@ pub fn create_with(
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
         if leaders(&probe, topic).is_some() {
-            return Ok(());
+            return Ok(true);
         }
         std::thread::sleep(PAUSE);
     }
@@ -141,12 +142,8 @@ pub fn check(
              program? Then give the job another name. If nothing in it is needed: delete it, and the job makes it anew"
         )));
     }
-    let admin: Later<AdminClient<DefaultClientContext>> = Later::new(config.create().map_err(bad)?);
-    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
-    let described = futures_executor(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options));
-    let described = described.map_err(|e| unreachable(properties, &format!("topic {topic}"), &e))?;
     // A user without the right to look is not stopped for it.
-    let Some(Ok(resource)) = described.into_iter().next() else { return Ok(()) };
+    let Some(resource) = described(properties, topic)? else { return Ok(()) };
     let value = |rule: &Rule<'_>| resource.get(rule.setting).and_then(|entry| entry.value.clone());
     // A setting that the broker does not tell of is one that it does not have.
     let faults: Vec<_> = rules.iter().filter_map(|r| r.fault(&value(r)?)).collect();
@@ -161,6 +158,24 @@ pub fn check(
         properties.get("bootstrap.servers").map_or("?", String::as_str),
         settings.iter().map(|s| if s.contains(',') { format!("{s:?}") } else { s.clone() }).collect::<Vec<_>>().join(",")
     )))
+}
+
+/// A setting of a topic; none where the user may not look, or the broker does not tell of it.
+///
+/// # Errors
+/// [`CommitError::Aborted`] when the broker does not answer.
+pub fn setting(properties: &BTreeMap<String, String>, topic: &str, name: &str) -> Result<Option<String>, CommitError> {
+    Ok(described(properties, topic)?.and_then(|resource| resource.get(name).and_then(|entry| entry.value.clone())))
+}
+
+/// The settings of a topic; none where the user may not look.
+fn described(properties: &BTreeMap<String, String>, topic: &str) -> Result<Option<ConfigResource>, CommitError> {
+    let bad = |e: rdkafka::error::KafkaError| CommitError::Config(format!("topic {topic}: {e}"));
+    let admin: Later<AdminClient<DefaultClientContext>> = Later::new(client(properties).create().map_err(bad)?);
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    let described = futures_executor(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options));
+    let described = described.map_err(|e| unreachable(properties, &format!("topic {topic}"), &e))?;
+    Ok(described.into_iter().next().and_then(Result::ok))
 }
 
 /// Whether a cluster that has just started answers so, before all of its brokers are known to its controller.

@@ -6,15 +6,16 @@ use super::{AggregatePlan, WindowPlan, timestamp_type};
 use crate::config::spec::{AggregationSpec, Emit, Place, Placed, WindowAggregateSpec, WindowKind};
 use crate::limits::ROW_COLUMN;
 use crate::plugin::FunctionKind;
+use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::functions_aggregate::min_max::{max_udaf, min_udaf};
 use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::{AggregateUDF, Expr, cast, lit};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -43,6 +44,12 @@ impl Inputs {
         self.columns.push((name.to_owned(), expr));
         self.columns.len() - 1
     }
+
+    /// Index of a column of no value, to be filled with times as rows come; nothing else is to read it.
+    fn own(&mut self, name: &str) -> usize {
+        self.columns.push((name.to_owned(), cast(lit(ScalarValue::Null), timestamp_type())));
+        self.columns.len() - 1
+    }
 }
 
 enum Argument {
@@ -55,6 +62,8 @@ struct Draft<'a> {
     spec: &'a AggregationSpec,
     udf: Arc<AggregateUDF>,
     arguments: Vec<Argument>,
+    /// Columns that rows are ordered by.
+    order: Vec<usize>,
     filter: Option<usize>,
 }
 
@@ -89,6 +98,11 @@ pub(super) fn window(
         let is_named = check_name(planner, &aggregation.output, &mut names);
         drafts.push((is_named, aggregation, draft(planner, stage, aggregation, i, &mut inputs)));
     }
+    let passed = match spec.ttl {
+        None => None,
+        Some(_) if spec.processing_time => event_time,
+        Some(_) => Some(inputs.own("__passed")),
+    };
     let mut exprs: Vec<Expr> = inputs.columns.into_iter().map(|(name, expr)| named(expr, &name)).collect();
     exprs.push(stage.column(ROW_COLUMN)?);
     stage.replace(exprs)?;
@@ -113,16 +127,18 @@ pub(super) fn window(
     if with_versions {
         fields.push(Field::new(VERSIONS, DataType::Utf8, false));
     }
-    let hidden = hidden(spec, event_time, &input)?;
+    let hidden = hidden(spec, event_time, passed, &input)?;
     let window = WindowPlan {
         event_time: event_time.unwrap_or(0),
         decoded_event_time: None,
+        passed,
         processing_time: spec.processing_time,
         kind: spec.kind.value,
         offset: spec.offset,
         out_of_orderness: spec.watermark,
         max_future: spec.max_future,
         allowed_lateness: spec.allowed_lateness,
+        ttl: spec.ttl,
         emit: spec.emit.value,
         output: spec.output.value,
         keys,
@@ -156,17 +172,31 @@ pub(super) fn window_keys(kind: &WindowKind) -> &'static [&'static str] {
     }
 }
 
-/// The least and the greatest event time, for windows whose bounds follow from their rows.
-fn hidden(spec: &WindowAggregateSpec, event_time: Option<usize>, input: &SchemaRef) -> Result<Vec<AggregatePlan>> {
-    let (WindowKind::Session { .. } | WindowKind::Count { .. }, Some(column)) = (spec.kind.value, event_time) else {
-        return Ok(Vec::new());
-    };
-    let of = |udf: Arc<AggregateUDF>, name: &str| -> Result<AggregatePlan> {
+/// What windows that are a key's own need to know of its rows: see [`WindowPlan::hidden`].
+fn hidden(
+    spec: &WindowAggregateSpec,
+    event_time: Option<usize>,
+    passed: Option<usize>,
+    input: &SchemaRef,
+) -> Result<Vec<AggregatePlan>> {
+    let of = |udf: Arc<AggregateUDF>, column: usize, name: &str| -> Result<AggregatePlan> {
         let time: Arc<dyn PhysicalExpr> = Arc::new(Column::new(input.field(column).name(), column));
         let function = AggregateExprBuilder::new(udf, vec![time]).schema(Arc::clone(input)).alias(name).build()?;
         Ok(AggregatePlan { function: Arc::new(function), filter: None })
     };
-    Ok(vec![of(min_udaf(), "__first")?, of(max_udaf(), "__last")?])
+    let mut hidden = Vec::new();
+    if let Some(passed) = passed {
+        hidden.push(of(min_udaf(), passed, "__since")?);
+    }
+    let Some(column) = event_time else { return Ok(hidden) };
+    let by_rows = matches!(spec.kind.value, WindowKind::Session { .. } | WindowKind::Count { .. });
+    if by_rows {
+        hidden.push(of(min_udaf(), column, "__first")?);
+    }
+    if by_rows || passed.is_some() {
+        hidden.push(of(max_udaf(), column, "__last")?);
+    }
+    Ok(hidden)
 }
 
 fn event_time(planner: &mut Planner<'_>, stage: &Stage, name: &Placed<String>, inputs: &mut Inputs) -> Option<usize> {
@@ -213,6 +243,7 @@ fn draft<'a>(
         Some(text) => Some(planner.predicate(text, stage.schema())?),
     };
     let (udf, columns) = (udf?, columns.into_iter().collect::<Option<Vec<_>>>()?);
+    let order = order(planner, stage, spec, &udf, inputs)?;
     let mut constants: Vec<ScalarValue> = spec.arguments.iter().map(|a| constant(&a.value)).collect();
     if columns.is_empty() && constants.is_empty() {
         if udf.name() != "count" {
@@ -253,7 +284,25 @@ fn draft<'a>(
         }
     }
     let filter = filter.map(|f| inputs.index(cast(f, DataType::Boolean), &format!("__where{number}")));
-    Some(Draft { spec, udf, arguments, filter })
+    Some(Draft { spec, udf, arguments, order, filter })
+}
+
+/// The columns of `orderBy`: for aggregates that keep the first or last row whatever order rows come in, since partial states are merged in any.
+fn order(
+    planner: &mut Planner<'_>,
+    stage: &Stage,
+    spec: &AggregationSpec,
+    udf: &AggregateUDF,
+    inputs: &mut Inputs,
+) -> Option<Vec<usize>> {
+    if let Some(first) = spec.order_by.first().filter(|_| !udf.order_sensitivity().is_beneficial()) {
+        let text = format!("`{}` takes no `orderBy`; first_value and last_value do", spec.reducer.value);
+        planner.fault(first.place, text);
+        return None;
+    }
+    let columns: Vec<_> = spec.order_by.iter().map(|c| planner.column(c, stage.schema())).collect();
+    let columns = columns.into_iter().collect::<Option<Vec<_>>>()?;
+    Some(columns.into_iter().zip(&spec.order_by).map(|(c, name)| inputs.index(c.expr, &name.value)).collect())
 }
 
 /// The aggregate of a name.
@@ -288,10 +337,14 @@ fn function(planner: &mut Planner<'_>, draft: &Draft<'_>, input: &SchemaRef) -> 
         }
     };
     let spec = draft.spec;
+    // Nulls first: a row without the column that rows are ordered by is the last only where there is no other.
+    let options = SortOptions { descending: false, nulls_first: true };
+    let order = draft.order.iter().map(|i| PhysicalSortExpr::new(physical(&Argument::Column(*i)), options)).collect();
     let made = AggregateExprBuilder::new(Arc::clone(&draft.udf), draft.arguments.iter().map(physical).collect())
         .schema(Arc::clone(input))
         .alias(&spec.output.value)
         .with_distinct(spec.distinct)
+        .order_by(order)
         .build();
     let tried = made.and_then(|f| {
         if f.groups_accumulator_supported() {
@@ -339,6 +392,9 @@ fn layout_of_windows(spec: &WindowAggregateSpec, keys: &[Field]) -> String {
     if spec.processing_time {
         layout.push_str(" of processing time");
     }
+    if spec.ttl.is_some() {
+        layout.push_str(", idle keys forgotten");
+    }
     layout
 }
 
@@ -354,8 +410,11 @@ fn describe(planner: &Planner<'_>, layout: &mut String, draft: &Draft<'_>, funct
             Argument::Column(_) => None,
         })
         .collect();
-    let _ =
-        write!(layout, "\n{}: {distinct}{name}({}) state {}", draft.spec.output.value, constants.join(", "), state.join(", "));
+    let output = &draft.spec.output.value;
+    let _ = write!(layout, "\n{output}: {distinct}{name}({}) state {}", constants.join(", "), state.join(", "));
+    for (i, column) in draft.spec.order_by.iter().enumerate() {
+        let _ = write!(layout, "{} {}", if i == 0 { " ordered by" } else { "," }, column.value);
+    }
     if planner.functions.guest(name).is_some_and(|(kind, _)| kind == FunctionKind::Aggregate)
         && let Some(guest) = planner.functions.layout_of(name)
     {

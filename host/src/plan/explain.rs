@@ -1,6 +1,5 @@
 //! A plan for people: what is decoded, where each guest runs, panes, state. Never a connection's properties, which may be secrets.
 
-use super::logical::decoded_type;
 use super::{DecodeField, FieldSource, OutputType, PathStep, Plan, Step, WindowPlan};
 use crate::config::spec::{Emit, Operation, OutputMode, Pipeline, SinkSpec, SourceSpec, WindowKind};
 use crate::limits::{ROW_COLUMN, STATE_SHARDS};
@@ -76,7 +75,7 @@ impl Explanation {
         Self {
             pipeline: format!("{}/{} {}", pipeline.team, pipeline.name, pipeline.version).trim_end().to_owned(),
             source: source(&pipeline.source),
-            decode: plan.decode.iter().map(|f| format!("{}: {} from {}", f.name, decoded_type(&f.from), from(f))).collect(),
+            decode: plan.decode.iter().map(|f| format!("{}: {} from {}", f.name, f.from.data_type(), from(f))).collect(),
             pruned: pruned(plan, pipeline),
             before: plan.pre.iter().map(step).collect(),
             aggregation: plan.window.as_ref().map_or_else(Vec::new, |w| aggregation(plan, w)),
@@ -262,7 +261,9 @@ fn aggregation(plan: &Plan, window: &WindowPlan) -> Vec<String> {
         let arguments: Vec<String> = function.expressions().iter().map(ToString::to_string).collect();
         let distinct = if function.is_distinct() { "distinct " } else { "" };
         let filter = aggregate.filter.map_or_else(String::new, |f| format!(" where {}@{f}", input.field(f).name()));
-        lines.push(format!("{} = {}({distinct}{}){filter}", function.name(), function.fun().name(), arguments.join(", ")));
+        let order: Vec<String> = function.order_bys().iter().map(|o| o.expr.to_string()).collect();
+        let order = if order.is_empty() { String::new() } else { format!(" ordered by {}", order.join(", ")) };
+        lines.push(format!("{} = {}({distinct}{}{order}){filter}", function.name(), function.fun().name(), arguments.join(", ")));
     }
     lines
 }

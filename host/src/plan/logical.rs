@@ -6,7 +6,7 @@ use super::functions::{Functions, session};
 use super::lower::{Lowered, lower};
 use super::prefilter::prefilter;
 use super::stage::{Stage, StageColumn, check_name};
-use super::{DecodeField, FieldSource, OutputType, Plan, WindowPlan, timestamp_type};
+use super::{DecodeField, FieldSource, Plan, WindowPlan, timestamp_type};
 use crate::config::fault::{ConfigErrors, Fault};
 use crate::config::spec::{Operation, OutputMode, ParseSpec, Pipeline, Place, Placed, WindowAggregateSpec};
 use crate::limits::ROW_COLUMN;
@@ -190,18 +190,8 @@ fn parsed(planner: &mut Planner<'_>, parse: &ParseSpec, fields: &mut Vec<DecodeF
     }
 }
 
-/// The Arrow type of a decoded column.
-pub(super) fn decoded_type(from: &FieldSource) -> DataType {
-    match from {
-        FieldSource::Json { output, .. } => output.data_type(),
-        FieldSource::Partition | FieldSource::Offset => OutputType::Long.data_type(),
-        FieldSource::Timestamp => timestamp_type(),
-        FieldSource::Key | FieldSource::Value | FieldSource::Topic | FieldSource::Headers => DataType::Utf8,
-    }
-}
-
 fn scan(fields: &[DecodeField]) -> Result<Stage> {
-    let mut schema: Vec<Field> = fields.iter().map(|f| Field::new(&f.name, decoded_type(&f.from), true)).collect();
+    let mut schema: Vec<Field> = fields.iter().map(|f| Field::new(&f.name, f.from.data_type(), true)).collect();
     schema.push(Field::new(ROW_COLUMN, DataType::UInt32, false));
     let is_json = |f: &DecodeField| matches!(f.from, FieldSource::Json { .. });
     let none_parsed = !fields.iter().any(is_json);

@@ -60,6 +60,18 @@ pub enum FieldSource {
     Headers,
 }
 
+impl FieldSource {
+    /// The Arrow type of the column.
+    pub fn data_type(&self) -> DataType {
+        match self {
+            Self::Json { output, .. } => output.data_type(),
+            Self::Partition | Self::Offset => DataType::Int64,
+            Self::Timestamp => timestamp_type(),
+            Self::Key | Self::Value | Self::Topic | Self::Headers => DataType::Utf8,
+        }
+    }
+}
+
 /// A step of a JSON path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PathStep {
@@ -126,6 +138,8 @@ pub struct WindowPlan {
     pub event_time: usize,
     /// The same column in the decoded schema, when it is one: then rows that a filter drops move the watermark too.
     pub decoded_event_time: Option<usize>,
+    /// Where idle keys are forgotten: a column (Timestamp ms) to be filled with the watermark that the row makes.
+    pub passed: Option<usize>,
     /// Windows over the time at which rows are read.
     pub processing_time: bool,
     /// Which windows.
@@ -138,6 +152,8 @@ pub struct WindowPlan {
     pub max_future: Duration,
     /// A window stays open this long after its end.
     pub allowed_lateness: Duration,
+    /// A key that nothing has updated for so long is forgotten; only of global and count windows.
+    pub ttl: Option<Duration>,
     /// When results are given.
     pub emit: Emit,
     /// How result records are keyed.
@@ -146,7 +162,8 @@ pub struct WindowPlan {
     pub keys: Vec<usize>,
     /// Aggregates in their order; the last [`Self::hidden`] are no columns of the result.
     pub aggregates: Vec<AggregatePlan>,
-    /// Aggregates that Kindling adds: for sessions the least and the greatest event time.
+    /// Aggregates that Kindling adds, for windows that are a key's own: the least [`Self::passed`] where there is one, then the least event time
+    /// (not of global windows) and the greatest.
     pub hidden: usize,
     /// Schema of a result row: keys, window_start, window_end (no such columns of a global window), isFinal (where results are given before
     /// they are final), one column an aggregate, and `plugin_versions` (Utf8) where asked for.
@@ -158,7 +175,7 @@ pub struct WindowPlan {
 impl WindowPlan {
     /// The arithmetic of these windows.
     pub fn assigner(&self) -> crate::operator::assigner::Assigner {
-        crate::operator::assigner::Assigner::new(&self.kind, self.offset, self.allowed_lateness)
+        crate::operator::assigner::Assigner::new(&self.kind, self.offset, self.allowed_lateness, self.ttl)
     }
 
     /// Whether results are given before they are final.

@@ -21,13 +21,15 @@ use crate::output::encode::Encoder;
 use crate::output::{Change, EpochCommit, Meta};
 use crate::plan::Plan;
 use crate::runtime::carry;
-use crate::state::codec::CodecError;
 use crate::state::savepoint::{self, Header};
-use crate::state::store::Store;
+use crate::state::spill::SpillError;
+use crate::state::store::{LoadError, Sizes, Store};
 use datafusion::error::{DataFusionError, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Merged panes take at most this part of the state's budget; slots have the rest.
+const BLOCKS_SHARE: usize = 2;
 /// Version of [`Meta`].
 const META_FORMAT: u32 = 1;
 
@@ -72,6 +74,8 @@ pub struct Counts {
     pub late: u64,
     /// Rows set aside.
     pub rejects: u64,
+    /// Keys whose state was cleared because nothing updated them for the TTL.
+    pub expired: u64,
     /// Epochs.
     pub epochs: u64,
     /// Epochs that were run again.
@@ -88,6 +92,7 @@ impl Counts {
             outputs: self.outputs + other.outputs,
             late: self.late + other.late,
             rejects: self.rejects + other.rejects,
+            expired: self.expired + other.expired,
             epochs: self.epochs + other.epochs,
             reruns: self.reruns + other.reruns,
         }
@@ -120,6 +125,8 @@ pub struct JobCore {
     now: i64,
     epoch: u64,
     counts: Counts,
+    /// The last epoch left results of closed windows for the next ones.
+    owes: bool,
     /// Stored with the state: see [`Meta::begun`].
     begun: Option<String>,
 }
@@ -131,9 +138,13 @@ impl JobCore {
     /// When the plan's aggregates can't be made ready.
     pub fn new(plan: Arc<Plan>, partitions: Vec<PartitionName>, format: OutputFormat, limits: JobLimits) -> Result<Self> {
         let (closer, encoder) = prepare(&plan, format)?;
+        let mut blocks = Blocks::default();
+        if limits.state.spill.is_some() {
+            blocks.set_bytes_max(limits.state.memory_bytes / BLOCKS_SHARE);
+        }
         Ok(Self {
-            store: Store::new(closer.as_ref().and_then(Closer::timer_lag)),
-            blocks: Blocks::default(),
+            store: Store::new(closer.as_ref().and_then(Closer::first_timer)).within(limits.state.clone()),
+            blocks,
             emission: Emission::default(),
             closer,
             encoder,
@@ -147,6 +158,7 @@ impl JobCore {
             now: i64::MIN,
             epoch: 0,
             counts: Counts::default(),
+            owes: false,
             begun: None,
         })
     }
@@ -154,8 +166,8 @@ impl JobCore {
     /// Takes back one entry of the committed state.
     ///
     /// # Errors
-    /// When it does not read back.
-    pub fn load(&mut self, entry: Change) -> std::result::Result<(), CodecError> {
+    /// When it does not read back, or there is no room for it.
+    pub fn load(&mut self, entry: Change) -> std::result::Result<(), LoadError> {
         self.store.load(entry)
     }
 
@@ -187,7 +199,7 @@ impl JobCore {
         self.now = meta.now;
         self.epoch = meta.epoch;
         if let Some(closer) = self.closer.as_ref().filter(|c| matches!(c.window().emit, Emit::Early(_))) {
-            self.emission.apply(closer.all_changed(&self.store, self.closed));
+            self.emission.apply(closer.all_changed(&self.store, self.closed).map_err(|e| e.to_string())?);
         }
         Ok(())
     }
@@ -199,13 +211,16 @@ impl JobCore {
 
     /// Appends the state as of the last epoch to `savepoint` (see [`crate::state::savepoint`]), all of it or one key's (encoded); gives
     /// the number of entries, none where `bytes_max` would be passed.
+    ///
+    /// # Errors
+    /// [`SpillError`].
     pub fn copy(
         &self,
         header: impl FnOnce(Meta) -> Header,
         key: Option<&[u8]>,
         bytes_max: usize,
         savepoint: &mut Vec<u8>,
-    ) -> Option<u64> {
+    ) -> std::result::Result<Option<u64>, SpillError> {
         savepoint::begin(&header(self.meta()), savepoint);
         self.store.copy(key, bytes_max, savepoint)
     }
@@ -246,6 +261,11 @@ impl JobCore {
         self.now
     }
 
+    /// Whether results of windows that have closed are left for the next epochs: an input that has ended needs some more, without rows.
+    pub fn owes(&self) -> bool {
+        self.owes
+    }
+
     /// Counts since the start.
     pub fn counts(&self) -> Counts {
         self.counts
@@ -256,13 +276,30 @@ impl JobCore {
         (self.store.slots(), self.store.bytes())
     }
 
+    /// Removes what a process that was killed left of state on disk; no other may use the folder.
+    ///
+    /// # Errors
+    /// [`SpillError`].
+    pub fn tidy(&self) -> std::result::Result<(), SpillError> {
+        self.store.tidy()
+    }
+
+    /// How large the keyed state is, in memory and on disk.
+    pub fn sizes(&self) -> Sizes {
+        self.store.sizes()
+    }
+
     /// What is open: panes and their keys, the oldest event that waits, the watermark that closes the next window. None without a window.
     /// Goes over all panes.
     pub fn open_windows(&self) -> Option<OpenWindows> {
         let assigner = self.plan.window.as_ref()?.assigner();
         let oldest = self.store.panes().next();
         let next_close = oldest.and_then(|pane| assigner.next_close(pane, self.closed));
-        Some(OpenWindows { panes: self.store.panes().count(), oldest: oldest.map(|pane| pane.start), next_close })
+        Some(OpenWindows {
+            panes: self.store.panes().count(),
+            oldest: oldest.map(|pane| pane.start).filter(|start| *start > i64::MIN),
+            next_close,
+        })
     }
 
     /// What the next epoch starts from.
@@ -303,10 +340,10 @@ impl JobCore {
         }
     }
 
-    /// Closes an epoch. On [`Outcome::Rerun`] and on an error nothing has changed.
+    /// Closes an epoch. On [`Outcome::Rerun`] and on an error nothing has changed, but for a [`SpillError`]: then the state must be restored.
     ///
     /// # Errors
-    /// Under [`FaultPolicy::Fail`] the first error of an aggregate or guest.
+    /// Under [`FaultPolicy::Fail`] the first error of an aggregate or guest; a [`SpillError`].
     pub fn close(&mut self, tasks: &[TaskEpoch], progress: &Progress, policy: FaultPolicy) -> Result<Outcome> {
         if let Some(starts) = self.must_rerun(tasks) {
             self.counts.reruns += 1;
@@ -331,6 +368,11 @@ impl JobCore {
             _ => job_watermark(&watermarks, progress),
         };
         let now = now.max(self.closed);
+        let reached = match &self.plan.window {
+            Some(window) if now == i64::MAX && window.processing_time => time,
+            _ if now == i64::MAX => watermarks.iter().copied().fold(self.closed, i64::max),
+            _ => now,
+        };
         let mut budget = Budget::for_rows(self.limits.isolated_rows);
         let partials: Vec<&Partial> = tasks.iter().map(|t| &t.partial).collect();
         let closed = match &self.closer {
@@ -341,9 +383,11 @@ impl JobCore {
                     partials: &partials,
                     before: self.closed,
                     now,
+                    reached,
                     emission: &self.emission,
                     is_firing: self.is_firing(time),
                     policy,
+                    results_max: self.limits.close_results.max(1),
                 };
                 closer.close(&closing, &mut self.blocks, &mut budget).inspect_err(|_| self.blocks.clear())?
             }
@@ -357,7 +401,7 @@ impl JobCore {
         self.write_results(&closed, tasks, policy, &mut budget, &mut commit).inspect_err(|_| self.blocks.clear())?;
         self.write_side_outputs(&closed, tasks, &mut commit)?;
         self.now = time;
-        self.accept(tasks, watermarks, now, closed, &mut commit);
+        self.accept(tasks, watermarks, now, closed, &mut commit).map_err(|e| DataFusionError::External(e.into()))?;
         Ok(Outcome::Commit(Box::new(commit)))
     }
 
@@ -399,7 +443,14 @@ impl JobCore {
     }
 
     /// The epoch went well: the table, positions and watermarks move on.
-    fn accept(&mut self, tasks: &[TaskEpoch], watermarks: Vec<i64>, now: i64, closed: Closed, commit: &mut EpochCommit) {
+    fn accept(
+        &mut self,
+        tasks: &[TaskEpoch],
+        watermarks: Vec<i64>,
+        now: i64,
+        closed: Closed,
+        commit: &mut EpochCommit,
+    ) -> std::result::Result<(), SpillError> {
         // An input that has ended closes all windows there are; a later run of the job goes on behind the last of them. Over processing
         // time it goes on with what is left of its window.
         let ends = match &self.closer {
@@ -415,12 +466,16 @@ impl JobCore {
         for (partition, next) in tasks.iter().flat_map(|t| &t.positions) {
             self.positions[*partition] = *next;
         }
-        self.store.rearm(now, closed.rearmed);
-        commit.changes = self.store.remove(&closed.removed_slots);
-        commit.changes.extend(self.store.apply(closed.updates, &closed.removed));
         self.emission.apply(closed.emission);
+        self.store.set_beside(self.blocks.bytes() + self.emission.bytes());
+        self.store.rearm(now, closed.rearmed)?;
+        commit.changes = self.store.remove(&closed.removed_slots)?;
+        closed.taken.into_iter().for_each(|(pane, key)| self.store.taken(pane, key));
+        self.owes = closed.owes;
+        commit.changes.extend(self.store.apply(closed.updates, &closed.removed)?);
         self.epoch += 1;
         let counts = &mut self.counts;
+        counts.expired += closed.expired;
         counts.epochs += 1;
         counts.rows += tasks.iter().map(|t| t.rows as u64).sum::<u64>();
         counts.bytes += tasks.iter().map(|t| t.bytes as u64).sum::<u64>();
@@ -429,6 +484,7 @@ impl JobCore {
         counts.rejects += commit.rejects.len() as u64;
         commit.positions.clone_from(&self.positions);
         commit.meta = self.meta();
+        Ok(())
     }
 
     fn meta(&self) -> Meta {

@@ -5,7 +5,7 @@
 
 use super::core::{Counts, JobCore, Outcome};
 use super::desk::Desk;
-use super::job::{Break, Committed, Control, End, Observer, commit_break, defect, ingest_break};
+use super::job::{Break, Committed, Control, End, Observer, commit_break, defect, ingest_break, spill_break, spill_error};
 use super::metrics::Metrics;
 use super::progress::PartitionClock;
 use super::status::{Phase, Seen};
@@ -23,6 +23,7 @@ use crate::output::{CommitError, EpochCommit, OutRecord};
 use crate::plan::Plan;
 use crate::plugin::{FailureKind, PluginSet, guest_error};
 use crate::state::savepoint::Header;
+use crate::state::store::Sizes;
 use crossbeam_channel::{Receiver, Sender};
 use datafusion::error::DataFusionError;
 use std::sync::Arc;
@@ -59,6 +60,7 @@ pub(super) struct InCommit {
     lateness: Lateness,
     closed: i64,
     state: (usize, usize),
+    sizes: Sizes,
     plan: Arc<Plan>,
 }
 
@@ -103,13 +105,17 @@ impl Driver<'_> {
         loop {
             let Collected { tasks, plan, failed } = self.collect()?;
             let ended = self.progress.all_finished();
-            let stop = control.is_stopped() || failed.is_some() || ended;
+            let added = self.progress.added();
+            let stop = control.is_stopped() || failed.is_some() || ended || added > 0;
             if !stop {
                 self.take_candidate();
                 self.read_clock();
                 self.start_next(&tasks);
             }
             self.close(tasks, &plan, observer, total)?;
+            while ended && self.core.owes() {
+                self.close(Vec::new(), &plan, observer, total)?;
+            }
             self.answer(observer, total)?;
             let look = stop || looked.is_none_or(|at| at.elapsed() >= LAG_EVERY);
             if look {
@@ -121,6 +127,7 @@ impl Driver<'_> {
                 return match failed {
                     Some(error) => Err(ingest_break(error)),
                     None if ended => Ok(End::Finished),
+                    None if added > 0 && !control.is_stopped() => Err(Break::Added(added)),
                     None => Ok(End::Stopped),
                 };
             }
@@ -134,7 +141,7 @@ impl Driver<'_> {
         let mut bytes = Vec::new();
         let header = |meta| Header::new(&self.label.0, &self.label.1, ask.now_ms, meta);
         let copied = self.core.copy(header, ask.key.as_deref(), STATE_COPY_BYTES, &mut bytes);
-        ask.answer(copied.map(|entries| (bytes, entries)));
+        ask.answer(copied.map_err(|e| spill_break(&e))?.map(|entries| (bytes, entries)));
         Ok(())
     }
 
@@ -284,7 +291,8 @@ impl Driver<'_> {
                     tasks = self.again(tasks, starts, &plan)?;
                 }
                 Err(error) => {
-                    let judged = self.on_probation(&plan);
+                    // A disk that fails is no plugin's fault, and leaves nothing to run the epoch again on.
+                    let judged = self.on_probation(&plan) && spill_error(&error).is_none();
                     if !judged || !self.fault(&error) {
                         return Err(defect(&error));
                     }
@@ -345,6 +353,7 @@ impl Driver<'_> {
             lateness,
             closed: self.core.closed(),
             state: self.core.state_size(),
+            sizes: self.core.sizes(),
             plan: Arc::clone(plan),
         });
         self.handed_over = Some((commit.positions.clone(), commit.meta.closed));
@@ -381,6 +390,7 @@ impl Driver<'_> {
             counts: waiting.counts,
             closed: waiting.closed,
             state: waiting.state,
+            sizes: waiting.sizes,
             commit_time,
             plan: &waiting.plan,
         };

@@ -4,8 +4,10 @@
 //! again from it.
 
 use crate::config::spec::Pipeline;
+use crate::element::PartitionName;
 use crate::error::{Error, Kind};
 use crate::ingest::decode::Decoder;
+use crate::ingest::start::StartFrom;
 use crate::ingest::{IngestError, Source};
 use crate::limits::JobLimits;
 use crate::output::{Change, CommitError, Committer, EpochCommit, Meta, OutRecord};
@@ -19,6 +21,8 @@ use crate::runtime::progress::{self, PartitionClock};
 use crate::runtime::status::Phase;
 use crate::runtime::swap::Swapper;
 use crate::runtime::worker::{Ran, Run, work};
+use crate::state::spill::SpillError;
+use crate::state::store::{LoadError, Sizes};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use datafusion::error::DataFusionError;
 use std::sync::Arc;
@@ -85,6 +89,8 @@ pub struct Committed<'a> {
     pub closed: i64,
     /// Slots and bytes of keyed state.
     pub state: (usize, usize),
+    /// The same in memory and on disk.
+    pub sizes: Sizes,
     /// Time of the commit.
     pub commit_time: Duration,
     /// The plan that closed it.
@@ -107,6 +113,8 @@ pub enum End {
 pub(super) enum Break {
     Retry(String),
     Fatal(Error),
+    /// Nothing has failed: the source has so many partitions more.
+    Added(usize),
 }
 
 impl From<Error> for Break {
@@ -129,6 +137,16 @@ pub fn run(mut spec: JobSpec, control: &Control, observer: Observer<'_>) -> Resu
         match outcome {
             Ok(end) => return Ok((end, total)),
             Err(Break::Fatal(error)) => return Err(error),
+            Err(Break::Added(count)) => {
+                let known = spec.source.partitions().len();
+                // Where the broker is away the attempt goes on with what is known, and finds them again.
+                match spec.source.refresh() {
+                    Ok(()) => tracing::info!("the source has {count} more partitions than {known}: all are read from here on"),
+                    Err(error) => tracing::warn!("the source has {count} more partitions than {known}, not read yet: {error}"),
+                }
+                spec.committer.partitions(spec.source.partitions());
+                spec.metrics.status.describe(&spec.plan, spec.source.partitions(), &spec.limits);
+            }
             Err(Break::Retry(why)) if failures >= ATTEMPTS => {
                 return Err(Error::new(Kind::External, format!("gave up after {failures} attempts to go on: {why}")));
             }
@@ -163,7 +181,23 @@ pub(super) fn commit_break(error: CommitError) -> Break {
     }
 }
 
+/// What the disk failed at, where that is why.
+pub(super) fn spill_error(error: &DataFusionError) -> Option<&SpillError> {
+    match error.find_root() {
+        DataFusionError::External(inner) => inner.downcast_ref(),
+        _ => None,
+    }
+}
+
+/// The state is made anew from its log, on an empty disk.
+pub(super) fn spill_break(error: &SpillError) -> Break {
+    Break::Retry(error.to_string())
+}
+
 pub(super) fn defect(error: &DataFusionError) -> Break {
+    if let Some(error) = spill_error(error) {
+        return spill_break(error);
+    }
     Break::Fatal(Error::new(Kind::Internal, format!("an epoch could not be closed: {error}")))
 }
 
@@ -178,7 +212,16 @@ fn attempt(spec: &mut JobSpec, control: &Control, observer: Observer<'_>, total:
     if let Some(meta) = &meta {
         core.restore(meta).map_err(|text| Error::new(Kind::Config, text))?;
     }
-    tracing::info!(epoch = meta.as_ref().map_or(0, |m| m.epoch), slots = core.state_size().0, "restored");
+    let sizes = core.sizes();
+    // The local tree is open, so no other process has the folder.
+    core.tidy().map_err(|e| spill_break(&e))?;
+    tracing::info!(
+        epoch = meta.as_ref().map_or(0, |m| m.epoch),
+        slots = sizes.slots,
+        slots_on_disk = sizes.disk_slots,
+        memory_bytes = sizes.memory_bytes,
+        "restored"
+    );
     let workers = spec.workers.clamp(1, partitions.len().max(1));
     let readers = spec.source.readers(core.positions(), workers).map_err(ingest_break)?;
     // What the limits say of an epoch holds over all workers.
@@ -251,7 +294,10 @@ fn restore(spec: &mut JobSpec, core: &mut JobCore) -> Result<Option<Meta>, Break
     let meta = spec.committer.restore(&mut |entry| if plain { load(entry) } else { aside.push(entry) }).map_err(commit_break)?;
     // After the committer has fenced an earlier process off: until then offsets that it was about to commit are in the balance, and the
     // broker gives none.
-    let starts = spec.source.start_positions().map_err(ingest_break)?;
+    let mut starts = spec.source.start_positions().map_err(ingest_break)?;
+    if let Some(meta) = &meta {
+        added_since(spec.source.as_mut(), meta, &mut starts)?;
+    }
     let begun = if plain {
         Begun { entries: aside, meta, how: None }
     } else {
@@ -261,12 +307,33 @@ fn restore(spec: &mut JobSpec, core: &mut JobCore) -> Result<Option<Meta>, Break
     // Not twice in one process, whatever makes it come here again.
     spec.begin.again = false;
     begun.entries.into_iter().for_each(load);
+    if let Some(LoadError::Spill(error)) = &bad {
+        return Err(spill_break(error));
+    }
     if let Some(error) = bad {
         return Err(Error::new(Kind::Data, format!("{error}; the job's changelog holds something else than its state")).into());
     }
     core.start_at(starts);
     core.begun(begun.how);
     Ok(begun.meta)
+}
+
+/// Partitions that a topic was given since the job last ran are read from their beginning, whatever the source says of a job that is new.
+fn added_since(source: &mut dyn Source, meta: &Meta, starts: &mut [i64]) -> Result<(), Break> {
+    let known = |topic: &str| meta.positions.keys().any(|name| name.rsplit_once('/').is_some_and(|(t, _)| t == topic));
+    let new = |name: &PartitionName| !meta.positions.contains_key(&name.to_string()) && known(&name.topic);
+    let partitions = source.partitions().to_vec();
+    if !partitions.iter().any(new) {
+        return Ok(());
+    }
+    let first = source.positions_at(&StartFrom::Earliest).map_err(ingest_break)?;
+    for ((name, start), first) in partitions.iter().zip(starts).zip(first) {
+        if let Some(first) = first.filter(|_| new(name)) {
+            tracing::info!("{name} is new since the job last ran: it is read from offset {first}");
+            *start = first;
+        }
+    }
+    Ok(())
 }
 
 fn commit_loop(

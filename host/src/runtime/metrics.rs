@@ -5,6 +5,7 @@ use crate::output::RestoreProgress;
 use crate::plugin::PluginSet;
 use crate::runtime::job::Committed;
 use crate::runtime::progress::PartitionClock;
+use crate::runtime::state_metrics::StateMetrics;
 use crate::runtime::status::JobStatus;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
@@ -22,6 +23,7 @@ pub struct Metrics {
     outputs: IntCounter,
     late: IntCounter,
     rejects: IntCounterVec,
+    expired: IntCounter,
     epochs: IntCounter,
     commit_seconds: Histogram,
     closed: IntGauge,
@@ -29,8 +31,7 @@ pub struct Metrics {
     lag: IntGaugeVec,
     idle: IntGaugeVec,
     held: IntGaugeVec,
-    state_slots: IntGauge,
-    state_bytes: IntGauge,
+    state: StateMetrics,
     restored_records: IntCounter,
     restore_share: Gauge,
     restore_seconds: Gauge,
@@ -91,6 +92,7 @@ impl Metrics {
             outputs: counter("output_rows_total", "Result rows committed.")?,
             late: counter("late_rows_total", "Rows late for all their windows.")?,
             rejects,
+            expired: counter("expired_keys_total", "Keys whose state was cleared because nothing updated them for the ttl.")?,
             epochs: counter("epochs_total", "Epochs committed.")?,
             commit_seconds,
             closed: gauge("watermark_milliseconds", "Watermark of the job: milliseconds since 1970 UTC.")?,
@@ -98,8 +100,7 @@ impl Metrics {
             lag: gauges("consumer_lag_rows", "Records between the job's position and the end of a partition.")?,
             idle: gauges("partition_idle", "1 where a partition holds the watermark back no longer, as it stood at its end.")?,
             held: gauges("partition_held", "1 where a partition is not read, as it is more than maxDrift ahead of the others.")?,
-            state_slots: gauge("state_keys", "Slots of keyed state: keys by pane.")?,
-            state_bytes: gauge("state_bytes", "Bytes of keys and partial states.")?,
+            state: StateMetrics::new(&registry)?,
             restored_records: counter("restored_records_total", "Records and entries read to restore state.")?,
             restore_share: seconds("restore_share", "Share of the restore's changelog that is read, 0 to 1.")?,
             restore_seconds: seconds("restore_seconds", "Time of the restore's last step, so far.")?,
@@ -122,13 +123,20 @@ impl Metrics {
         to(&self.bytes, epoch.counts.bytes);
         to(&self.outputs, epoch.counts.outputs);
         to(&self.late, epoch.counts.late);
+        to(&self.expired, epoch.counts.expired);
         to(&self.epochs, epoch.counts.epochs);
         self.commit_seconds.observe(epoch.commit_time.as_secs_f64());
         if epoch.closed != i64::MIN {
             self.closed.set(epoch.closed);
         }
-        self.state_slots.set(epoch.state.0 as i64);
-        self.state_bytes.set(epoch.state.1 as i64);
+        if epoch.plan.window.is_some() {
+            self.state.set(&epoch.plan.operator, &epoch.sizes);
+        }
+    }
+
+    /// What the state of an operator may take of memory, bytes.
+    pub fn state_limit(&self, operator: &str, bytes: usize) {
+        self.state.limit(operator, bytes);
     }
 
     /// A restore has come so far, `more` records since the last call.

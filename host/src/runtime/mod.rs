@@ -15,6 +15,7 @@ mod progress;
 pub mod restoring;
 pub mod scenario;
 pub mod setup;
+mod state_metrics;
 pub mod status;
 pub mod swap;
 pub mod view;

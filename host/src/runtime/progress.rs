@@ -15,7 +15,7 @@ use super::core::Progress;
 use super::worker::Ran;
 use crate::ingest::EndQuery;
 use crate::limits::{IDLE_QUESTIONS, JobLimits};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,15 +23,24 @@ use std::time::{Duration, Instant};
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// A round of questions ends after this long; what was not asked is asked in the next.
 const ROUND: Duration = Duration::from_secs(3);
+/// Between two looks for new partitions.
+const LOOK_FOR_NEW: Duration = Duration::from_secs(10);
 
 /// Partitions and the offsets that they are thought to end at.
 type Question = Vec<(usize, i64)>;
 /// The same, with the end that the broker says; none where it did not answer.
 type Answer = Vec<(usize, i64, Option<i64>)>;
+/// What the broker said.
+pub(super) enum Word {
+    /// Of the ends that it was asked for.
+    Ends(Answer),
+    /// That there are so many partitions more than the job knows.
+    Added(usize),
+}
 /// The job's side of the way to the thread that asks.
-pub(super) type Asking = (Sender<Question>, Receiver<Answer>);
+pub(super) type Asking = (Sender<Question>, Receiver<Word>);
 /// That thread's side.
-pub(super) type Answering = (Receiver<Question>, Sender<Answer>);
+pub(super) type Answering = (Receiver<Question>, Sender<Word>);
 
 /// One round of questions on its way, and one of answers.
 pub(super) fn channels() -> (Asking, Answering) {
@@ -77,6 +86,8 @@ pub(super) struct PartitionClock {
     /// Milliseconds.
     max_drift: Option<i64>,
     broker: Option<Asking>,
+    /// Partitions that the source has been given meanwhile.
+    added: usize,
 }
 
 impl PartitionClock {
@@ -89,7 +100,13 @@ impl PartitionClock {
             idle_after: limits.idle_after,
             max_drift: limits.max_drift.map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)),
             broker,
+            added: 0,
         }
+    }
+
+    /// How many partitions there are more than these; they are read once the job has begun anew with them.
+    pub(super) fn added(&self) -> usize {
+        self.added
     }
 
     /// The partitions.
@@ -131,8 +148,11 @@ impl PartitionClock {
     /// Asks the broker about partitions that would be idle, and takes in what it said. Never waits.
     pub(super) fn ask(&mut self, now: Instant) {
         let Some((questions, answers)) = self.broker.take() else { return };
-        while let Ok(answer) = answers.try_recv() {
-            self.hear(&answer, now);
+        while let Ok(word) = answers.try_recv() {
+            match word {
+                Word::Ends(answer) => self.hear(&answer, now),
+                Word::Added(added) => self.added = added,
+            }
         }
         let mut due: Vec<(Option<Instant>, usize, i64)> = Vec::new();
         for (i, state) in self.partitions.iter().enumerate() {
@@ -214,13 +234,27 @@ impl PartitionClock {
 
 /// The loop of the thread that asks the broker; ends when the job's side is gone.
 pub(super) fn answer(query: &mut dyn EndQuery, (questions, answers): &Answering) {
-    while let Ok(question) = questions.recv() {
-        let started = Instant::now();
-        let mut end = |(partition, offset): (usize, i64)| {
-            let end = if started.elapsed() < ROUND { query.end(partition) } else { None };
-            (partition, offset, end)
+    let mut looked = Instant::now();
+    loop {
+        let word = match questions.recv_timeout(LOOK_FOR_NEW.saturating_sub(looked.elapsed())) {
+            Ok(question) => {
+                let started = Instant::now();
+                let mut end = |(partition, offset): (usize, i64)| {
+                    let end = if started.elapsed() < ROUND { query.end(partition) } else { None };
+                    (partition, offset, end)
+                };
+                Word::Ends(question.into_iter().map(&mut end).collect())
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                looked = Instant::now();
+                match query.added() {
+                    0 => continue,
+                    added => Word::Added(added),
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
         };
-        if answers.send(question.into_iter().map(&mut end).collect()).is_err() {
+        if answers.send(word).is_err() {
             return;
         }
     }
@@ -238,7 +272,7 @@ mod tests {
     }
 
     /// A clock that asks a broker, and the broker's side of it.
-    fn asking(partitions: usize, now: Instant) -> (PartitionClock, Receiver<Question>, Sender<Answer>) {
+    fn asking(partitions: usize, now: Instant) -> (PartitionClock, Receiver<Question>, Sender<Word>) {
         let (asking, (questions, answers)) = channels();
         (PartitionClock::new(&vec![NONE; partitions], &limits(None), Some(asking), now), questions, answers)
     }
@@ -254,12 +288,12 @@ mod tests {
         clock.ask(later);
         assert_eq!(questions.try_recv().unwrap(), [(0, 7)]);
         // The leader does not answer: asked again, a second later, and not idle for as long.
-        answers.send(vec![(0, 7, None)]).unwrap();
+        answers.send(Word::Ends(vec![(0, 7, None)])).unwrap();
         clock.ask(later + Duration::from_millis(500));
         assert!(questions.try_recv().is_err() && !clock.is_idle(0, later + Duration::from_secs(3_600)));
         clock.ask(later + ASK_AGAIN);
         assert_eq!(questions.try_recv().unwrap(), [(0, 7)]);
-        answers.send(vec![(0, 7, Some(7))]).unwrap();
+        answers.send(Word::Ends(vec![(0, 7, Some(7))])).unwrap();
         clock.ask(later + ASK_AGAIN);
         assert_eq!(clock.progress(later + ASK_AGAIN).idle, [true, false]);
     }
@@ -273,18 +307,18 @@ mod tests {
         clock.ask(later);
         questions.try_recv().unwrap();
         // Two records of an open transaction lie there.
-        answers.send(vec![(0, 7, Some(9))]).unwrap();
+        answers.send(Word::Ends(vec![(0, 7, Some(9))])).unwrap();
         clock.ask(later);
         assert!(!clock.is_idle(0, later) && clock.partitions()[0].at_end.unwrap().told == Some(9));
         // It is aborted: the end is 10 now, with the mark. An answer to the old question counts no more.
         clock.stands_at_end(0, Some(10), later + Duration::from_secs(1));
-        answers.send(vec![(0, 7, Some(7))]).unwrap();
+        answers.send(Word::Ends(vec![(0, 7, Some(7))])).unwrap();
         clock.ask(later + IDLE_AFTER);
         assert!(!clock.is_idle(0, later + IDLE_AFTER));
         let still = later + IDLE_AFTER + Duration::from_secs(1);
         clock.ask(still);
         assert_eq!(questions.try_recv().unwrap(), [(0, 10)]);
-        answers.send(vec![(0, 10, Some(10))]).unwrap();
+        answers.send(Word::Ends(vec![(0, 10, Some(10))])).unwrap();
         clock.ask(still);
         assert!(clock.is_idle(0, still));
     }

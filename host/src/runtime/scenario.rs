@@ -1,7 +1,7 @@
 //! Scenario files: a pipeline, timestamped input, expected output; run in several ways that must all give the same.
 //!
-//! A scenario is run as written, at batch size 1, in epochs of one row, over several partitions, and with a crash and a restore at every
-//! epoch: once before the commit (the epoch never happened) and once after it.
+//! A scenario is run as written, at batch size 1, in epochs of one row, over several partitions, with all state on disk after each epoch, and with
+//! a crash and a restore at every epoch: once before the commit (the epoch never happened) and once after it.
 
 mod compare;
 
@@ -10,7 +10,7 @@ use crate::config::spec::OutputMode;
 use crate::config::{self, LoadOptions};
 use crate::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
 use crate::ingest::decode::Decoder;
-use crate::limits::JobLimits;
+use crate::limits::{JobLimits, StateLimit};
 use crate::operator::FaultPolicy;
 use crate::operator::epoch::EpochStart;
 use crate::output::{Change, Meta, OutRecord};
@@ -19,9 +19,11 @@ use crate::plugin::{Plugin, PluginSet, compatible};
 use crate::runtime::core::{JobCore, Outcome, OutputFormat, Progress};
 use serde::Deserialize;
 use serde_json::Value;
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Partitions in the run over several.
 const SPREAD: usize = 3;
@@ -33,9 +35,17 @@ pub struct Scenario {
     /// What it shows, in a line.
     pub about: String,
     /// The pipeline, as its own YAML text.
+    #[serde(default)]
     pub pipeline: String,
+    /// In its place: a pipeline's file, from the scenario's folder.
+    #[serde(default)]
+    pub pipeline_file: Option<PathBuf>,
     /// Records in their order, and swaps between them.
+    #[serde(default)]
     pub input: Vec<Input>,
+    /// In its place: a file with the value of a record of partition 0 in each line, from the scenario's folder.
+    #[serde(default)]
+    pub input_file: Option<PathBuf>,
     /// Artefacts that are loaded besides those of the plugins' folder.
     #[serde(default)]
     pub plugins: Vec<String>,
@@ -139,17 +149,44 @@ pub struct Mode {
     epoch_rows: usize,
     spread: bool,
     crash: bool,
+    /// A memory budget of nothing: each slot is on disk between two epochs; and results of closed windows come in parts.
+    on_disk: bool,
 }
 
 /// All ways.
-pub const MODES: [Mode; 6] = [
-    Mode { name: "as written", batch_rows: 8_192, epoch_rows: usize::MAX, spread: false, crash: false },
-    Mode { name: "batch size 1", batch_rows: 1, epoch_rows: usize::MAX, spread: false, crash: false },
-    Mode { name: "epochs of one row", batch_rows: 8_192, epoch_rows: 1, spread: false, crash: false },
-    Mode { name: "several partitions", batch_rows: 8_192, epoch_rows: 4, spread: true, crash: false },
-    Mode { name: "crash at every epoch", batch_rows: 8_192, epoch_rows: 2, spread: false, crash: true },
-    Mode { name: "crash at every epoch, several partitions", batch_rows: 1, epoch_rows: 3, spread: true, crash: true },
+pub const MODES: [Mode; 7] = [
+    Mode { name: "as written", batch_rows: 8_192, epoch_rows: usize::MAX, spread: false, crash: false, on_disk: false },
+    Mode { name: "batch size 1", batch_rows: 1, epoch_rows: usize::MAX, spread: false, crash: false, on_disk: false },
+    Mode { name: "epochs of one row", batch_rows: 8_192, epoch_rows: 1, spread: false, crash: false, on_disk: false },
+    Mode { name: "all state on disk", batch_rows: 8_192, epoch_rows: 1, spread: false, crash: false, on_disk: true },
+    Mode { name: "several partitions", batch_rows: 8_192, epoch_rows: 4, spread: true, crash: false, on_disk: false },
+    Mode { name: "crash at every epoch", batch_rows: 8_192, epoch_rows: 2, spread: false, crash: true, on_disk: false },
+    Mode {
+        name: "crash at every epoch, several partitions",
+        batch_rows: 1,
+        epoch_rows: 3,
+        spread: true,
+        crash: true,
+        on_disk: false,
+    },
 ];
+
+/// A folder of this process for one run, removed with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        Self(std::env::temp_dir().join(format!("kindling-scenario-{}-{run}", std::process::id())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
 
 /// What a run committed.
 #[derive(Default)]
@@ -163,13 +200,24 @@ struct Log {
 }
 
 impl Scenario {
-    /// Reads a scenario from YAML.
+    /// Reads a scenario and the input that it names.
     ///
     /// # Errors
-    /// What is wrong with the file.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let value = config::yaml::to_json(text)?;
-        serde_json::from_value(value).map_err(|e| e.to_string())
+    /// What is wrong with a file.
+    pub fn load(file: &Path) -> Result<Self, String> {
+        let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
+        let parsed = config::yaml::to_json(&read(file)?).and_then(|v| serde_json::from_value(v).map_err(|e| e.to_string()));
+        let mut scenario: Self = parsed.map_err(|e| format!("{}: {e}", file.display()))?;
+        let one = |name: &str, has: bool, names_file: bool| match has != names_file {
+            true => Ok(()),
+            false => Err(format!("{}: a scenario has either `{name}` or `{name}File`", file.display())),
+        };
+        one("pipeline", !scenario.pipeline.is_empty(), scenario.pipeline_file.is_some())?;
+        one("input", !scenario.input.is_empty(), scenario.input_file.is_some())?;
+        if let Some(path) = &scenario.input_file {
+            scenario.input = read(&beside(file, path))?.lines().map(|line| Input::Value(line.to_owned())).collect();
+        }
+        Ok(scenario)
     }
 
     /// The ways in which this scenario is run.
@@ -190,7 +238,11 @@ impl Scenario {
         load: &dyn Fn(&str) -> Result<Arc<Plugin>, String>,
     ) -> Result<(), String> {
         let options = LoadOptions::default();
-        let pipeline = config::load_str(&self.pipeline, &file.display().to_string(), &options).map_err(|e| e.to_string())?;
+        let pipeline = match &self.pipeline_file {
+            Some(path) => config::load(&beside(file, path), &options),
+            None => config::load_str(&self.pipeline, &file.display().to_string(), &options),
+        };
+        let pipeline = pipeline.map_err(|e| e.to_string())?;
         let mut plugins = plugins.clone();
         for name in &self.plugins {
             plugins = plugins.with(load(name)?).map_err(|p| p.text)?;
@@ -204,6 +256,8 @@ impl Scenario {
             log: Log::default(),
             partitions: Vec::new(),
             now: 0,
+            scratch: Scratch::new(),
+            cores: Cell::new(0),
         };
         let (segments, count) = self.segments(mode);
         run.partitions = (0..count).map(|p| PartitionName { topic: "scenario".into(), partition: p as i32 }).collect();
@@ -232,7 +286,7 @@ impl Scenario {
             core = run.segment(core, &segment.records, i + 1 == segments.len())?;
         }
         let upserts = run.plan.window.as_ref().is_some_and(|w| w.output == OutputMode::Upsert);
-        let revisions = self.expect.revisions.as_ref().filter(|_| mode.epoch_rows == 1);
+        let revisions = self.expect.revisions.as_ref().filter(|_| mode.epoch_rows == 1 && !mode.on_disk);
         if let Some(revisions) = revisions {
             in_order(revisions, &values(&run.log.outputs)?, self.tolerance)?;
         }
@@ -304,6 +358,11 @@ impl Scenario {
     }
 }
 
+/// `path` as it is named in `file`.
+fn beside(file: &Path, path: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join(path)
+}
+
 impl RecordInput {
     fn to_owned_record(&self) -> OwnedRecord {
         let hex = |text: &str| -> Vec<u8> {
@@ -353,13 +412,22 @@ struct Running {
     log: Log,
     partitions: Vec<PartitionName>,
     now: i64,
+    scratch: Scratch,
+    cores: Cell<u32>,
 }
 
 impl Running {
     /// The job as a process finds it that starts now: from what was committed.
     fn restored(&self) -> Result<JobCore, String> {
-        let mut core = JobCore::new(Arc::clone(&self.plan), self.partitions.clone(), self.format, self.limits.clone())
-            .map_err(|e| e.to_string())?;
+        let mut limits = self.limits.clone();
+        if self.mode.on_disk {
+            // The core that is to be replaced has its folder still.
+            let folder = self.scratch.0.join(self.cores.replace(self.cores.get() + 1).to_string());
+            limits.state = StateLimit { memory_bytes: 0, spill: Some(folder) };
+            limits.close_results = 2;
+        }
+        let mut core =
+            JobCore::new(Arc::clone(&self.plan), self.partitions.clone(), self.format, limits).map_err(|e| e.to_string())?;
         for entry in self.log.entries.values() {
             core.load(entry.clone()).map_err(|e| e.to_string())?;
         }
@@ -400,6 +468,9 @@ impl Running {
         }
         let before = (core.closed(), core.watermarks().to_vec());
         self.epoch(&mut core, records, progress, true)?;
+        while core.owes() {
+            self.epoch(&mut core, &[], progress, true)?;
+        }
         if self.mode.crash {
             core = self.restored()?;
         }

@@ -10,6 +10,7 @@ use crate::plan::Plan;
 use crate::runtime::core::{Counts, JobCore, OpenWindows};
 use crate::runtime::progress::{PartitionClock, PartitionState};
 use crate::runtime::why::{Settings, Why};
+use crate::state::store::Sizes;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use std::collections::HashMap;
@@ -65,7 +66,7 @@ pub(super) struct Inner {
     pub(super) seen_at: Option<Instant>,
     pub(super) partitions: Vec<PartitionSeen>,
     pub(super) closed: Option<i64>,
-    pub(super) state: (usize, usize),
+    pub(super) state: Sizes,
     pub(super) windows: Option<OpenWindows>,
     pub(super) counts: Counts,
     /// Positions when rates were last worked out.
@@ -124,7 +125,7 @@ impl JobStatus {
         inner.partitions = seen.clock.partitions().iter().enumerate().map(partition).collect();
         inner.closed = Some(seen.core.closed()).filter(|c| *c != i64::MIN);
         if seen.looked {
-            (inner.windows, inner.state) = (seen.windows, seen.core.state_size());
+            (inner.windows, inner.state) = (seen.windows, seen.core.sizes());
         }
         inner.seen_at = Some(seen.now);
     }

@@ -4,45 +4,46 @@
 //! aggregate or guest does with them goes nowhere else.
 
 use crate::config::spec::WindowKind;
+use crate::operator::assigner::count::TOTAL;
 use crate::operator::assigner::{Assigner, EVENT_TIME_MAX};
-use crate::operator::fold::accumulator;
+use crate::operator::merge::{Layout, Merger};
+use crate::operator::open::open_windows;
 use crate::operator::task::input_schema;
 use crate::output::Change;
 use crate::plan::{Plan, WindowPlan, timestamp_type};
-use crate::state::codec::{CodecError, RowCodec};
-use crate::state::store::split;
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray};
+use crate::state::codec::CodecError;
+use crate::state::store::{PaneId, split};
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::EmitTo;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Reads the state of one plan.
 pub struct View {
     window: WindowPlan,
     assigner: Assigner,
-    keys: RowCodec,
-    states: RowCodec,
-    /// State columns of each aggregate.
-    widths: Vec<usize>,
+    layout: Layout,
     key_fields: Vec<Field>,
     /// Keys, start and end, finished values, state columns.
     schema: SchemaRef,
 }
+
+/// Columns of a window's bounds.
+const WINDOW: [&str; 2] = ["window_start", "window_end"];
 
 fn corrupt(error: CodecError) -> DataFusionError {
     DataFusionError::External(error.into())
 }
 
 impl View {
-    /// For a plan; none where it has no state, or windows of row numbers, whose states tell nothing by themselves.
+    /// For a plan; none where it has no state.
     ///
     /// # Errors
     /// When an aggregate doesn't say what its state is.
     pub fn new(plan: &Plan) -> Result<Option<Self>> {
-        let Some(window) = plan.window.as_ref().filter(|w| !matches!(w.kind, WindowKind::Count { .. })) else { return Ok(None) };
+        let Some(window) = plan.window.as_ref() else { return Ok(None) };
         let input = input_schema(plan);
         let key_fields: Vec<Field> = window.keys.iter().map(|k| input.field(*k).as_ref().clone()).collect();
         let is_window = match window.kind {
@@ -50,36 +51,33 @@ impl View {
             WindowKind::Calendar { .. } => true,
             _ => false,
         };
-        let names = if is_window { ["window_start", "window_end"] } else { ["pane_start", "pane_end"] };
+        let (names, of_pane) = match window.kind {
+            WindowKind::Count { .. } => (["first_row", "end_row"], DataType::Int64),
+            _ if is_window => (WINDOW, timestamp_type()),
+            _ => (["pane_start", "pane_end"], timestamp_type()),
+        };
         let result = window.result.fields();
         let visible = window.aggregates.len() - window.hidden;
         let last = result.len() - usize::from(window.plugin_versions.is_some());
         let values: Vec<Field> = result[last - visible..last].iter().map(|f| f.as_ref().clone()).collect();
         let mut fields: Vec<Field> = key_fields.clone();
-        fields.extend(names.map(|name| Field::new(name, timestamp_type(), true)));
+        fields.extend(names.map(|name| Field::new(name, of_pane.clone(), true)));
         fields.extend(values.iter().cloned());
-        let (mut widths, mut state_types) = (Vec::new(), Vec::new());
         let mut seen: HashSet<String> = fields.iter().map(|f| f.name().clone()).collect();
         for (i, aggregate) in window.aggregates.iter().enumerate() {
             let value = values.get(i).map_or(aggregate.function.name(), |v| v.name());
-            let state = aggregate.function.state_fields()?;
-            widths.push(state.len());
-            for field in state {
+            for field in aggregate.function.state_fields()? {
                 let mut name = format!("{value}[{}]", short(field.name()));
                 while !seen.insert(name.clone()) {
                     name.push('\'');
                 }
-                state_types.push(field.data_type().clone());
                 fields.push(Field::new(name, field.data_type().clone(), true));
             }
         }
-        let key_types = key_fields.iter().map(|f| f.data_type().clone()).collect();
         Ok(Some(Self {
             window: window.clone(),
             assigner: window.assigner(),
-            keys: RowCodec::new("key", key_types),
-            states: RowCodec::new("state", state_types),
-            widths,
+            layout: Layout::new(window, &input)?,
             key_fields,
             schema: Arc::new(Schema::new(fields)),
         }))
@@ -113,59 +111,55 @@ impl View {
             columns.push(column);
         }
         let mut key = Vec::new();
-        self.keys.encode(&columns, 1, |_, bytes| key.extend_from_slice(bytes)).map_err(|e| e.to_string())?;
+        self.layout.keys.encode(&columns, 1, |_, bytes| key.extend_from_slice(bytes)).map_err(|e| e.to_string())?;
         Ok(key)
     }
 
-    /// One row an entry. Without `finished` the aggregates are not called, and their values are null.
+    /// One row an entry with a partial state. Without `finished` the aggregates are not called, and their values are null.
     ///
     /// # Errors
     /// When an entry does not read back, or an aggregate or guest fails on it.
     pub fn slots(&self, entries: &[Change], finished: bool) -> Result<RecordBatch> {
-        let mut parts = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let (pane, key) = split(&entry.key).map_err(corrupt)?;
-            parts.push((pane, key, entry.value.as_deref().unwrap_or_default()));
-        }
-        let states = self.states.decode(parts.iter().map(|p| p.2)).map_err(corrupt)?;
-        let groups: Vec<usize> = (0..parts.len()).collect();
-        let values = if finished { Some(self.finish(&states, &groups, parts.len())?) } else { None };
-        let bounds: Vec<(i64, i64)> = parts.iter().map(|p| self.assigner.pane_bounds(p.0)).collect();
-        let keys = parts.iter().map(|p| p.1);
-        self.batch(keys, &bounds, values, states, &self.schema)
+        let mut slots = self.split(entries)?;
+        // What is known of a key's rows is no partial state.
+        slots.retain(|slot| !matches!(self.assigner, Assigner::Count(_)) || slot.0 != TOTAL);
+        let states = self.layout.states.decode(slots.iter().map(|s| s.2)).map_err(corrupt)?;
+        let groups: Vec<usize> = (0..slots.len()).collect();
+        let values = if finished { Some(self.finish(&states, &groups, slots.len())?) } else { None };
+        let bounds: Vec<(i64, i64)> = slots.iter().map(|s| self.assigner.pane_bounds(s.0)).collect();
+        self.batch(slots.iter().map(|s| s.1), &bounds, values, states, &self.schema)
     }
 
-    /// One row a window of one key that is still open, by start: the merge of its panes. Of sessions one row a slice.
+    /// One row a window of one key that is still open, by start: the merge of its panes. Sessions are whole; of count windows that are not full
+    /// it is the rows so far.
     ///
     /// # Errors
     /// As [`View::slots`].
     pub fn windows(&self, entries: &[Change], closed: i64) -> Result<RecordBatch> {
-        if let Assigner::Session(_) = self.assigner {
-            return self.slots(entries, true);
-        }
-        let mut windows: BTreeMap<(i64, i64), Vec<&Change>> = BTreeMap::new();
-        for entry in entries {
-            let (pane, _) = split(&entry.key).map_err(corrupt)?;
-            for window in self.assigner.open_windows(pane, closed) {
-                windows.entry(window).or_default().push(entry);
-            }
-        }
-        let groups: Vec<usize> = windows.values().enumerate().flat_map(|(i, e)| std::iter::repeat_n(i, e.len())).collect();
-        let stored = windows.values().flatten().map(|e| e.value.as_deref().unwrap_or_default());
-        let states = self.states.decode(stored).map_err(corrupt)?;
+        let slots = self.split(entries)?;
+        let states: Vec<(PaneId, &[u8])> = slots.iter().map(|s| (s.0, s.2)).collect();
+        let windows = open_windows(&self.assigner, closed, &states).map_err(corrupt)?;
+        let of = || windows.iter().flat_map(|w| &w.slots);
+        let groups: Vec<usize> = windows.iter().enumerate().flat_map(|(i, w)| std::iter::repeat_n(i, w.slots.len())).collect();
+        let states = self.layout.states.decode(of().map(|i| slots[*i].2)).map_err(corrupt)?;
         let values = self.finish(&states, &groups, windows.len())?;
-        let states = self.merge(&states, &groups, windows.len(), |a| a.state(EmitTo::All))?.concat();
-        let bounds: Vec<(i64, i64)> = windows.keys().copied().collect();
-        let mut keys = Vec::new();
-        for entry in windows.values().filter_map(|e| e.first()) {
-            keys.push(split(&entry.key).map_err(corrupt)?.1);
-        }
+        let states = self.merger(&states, &groups, windows.len())?.states()?;
+        let bounds: Vec<(i64, i64)> = windows.iter().map(|w| (w.start, w.end)).collect();
         let mut fields: Vec<Field> = self.schema.fields().iter().map(|f| f.as_ref().clone()).collect();
-        for (i, name) in ["window_start", "window_end"].into_iter().enumerate() {
-            let field = &mut fields[self.key_fields.len() + i];
-            *field = field.clone().with_name(name);
+        for (i, name) in WINDOW.into_iter().enumerate() {
+            fields[self.key_fields.len() + i] = Field::new(name, timestamp_type(), true);
         }
-        self.batch(keys.into_iter(), &bounds, Some(values), states, &Arc::new(Schema::new(fields)))
+        let keys = windows.iter().map(|w| slots[w.slots[0]].1);
+        self.batch(keys, &bounds, Some(values), states, &Arc::new(Schema::new(fields)))
+    }
+
+    /// Pane, key and partial state of entries of the log.
+    fn split<'a>(&self, entries: &'a [Change]) -> Result<Vec<(PaneId, &'a [u8], &'a [u8])>> {
+        let one = |entry: &'a Change| -> Result<(PaneId, &'a [u8], &'a [u8])> {
+            let (pane, key) = split(&entry.key).map_err(corrupt)?;
+            Ok((pane, key, entry.value.as_deref().unwrap_or_default()))
+        };
+        entries.iter().map(one).collect()
     }
 
     fn batch<'a>(
@@ -176,11 +170,16 @@ impl View {
         states: Vec<ArrayRef>,
         schema: &SchemaRef,
     ) -> Result<RecordBatch> {
-        let mut columns = self.keys.decode(keys).map_err(corrupt)?;
+        let mut columns = self.layout.keys.decode(keys).map_err(corrupt)?;
         // A global window has no bounds.
         let shown = |ms: i64| (-EVENT_TIME_MAX..=EVENT_TIME_MAX).contains(&ms).then_some(ms);
-        columns.push(Arc::new(bounds.iter().map(|b| shown(b.0)).collect::<TimestampMillisecondArray>()));
-        columns.push(Arc::new(bounds.iter().map(|b| shown(b.1)).collect::<TimestampMillisecondArray>()));
+        for of in [|b: &(i64, i64)| b.0, |b: &(i64, i64)| b.1] {
+            let numbers: Int64Array = bounds.iter().map(|b| shown(of(b))).collect();
+            columns.push(match schema.field(columns.len()).data_type() {
+                DataType::Int64 => Arc::new(numbers),
+                _ => Arc::new(numbers.reinterpret_cast::<arrow::datatypes::TimestampMillisecondType>()),
+            });
+        }
         let aggregates = self.window.aggregates.len() - self.window.hidden;
         let of_values = &schema.fields()[columns.len()..columns.len() + aggregates];
         let none = || of_values.iter().map(|f| arrow::array::new_null_array(f.data_type(), bounds.len())).collect();
@@ -200,30 +199,14 @@ impl View {
     }
 
     fn finish(&self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<Vec<ArrayRef>> {
-        let mut values = self.merge(states, groups, total, |a| a.evaluate(EmitTo::All))?;
-        values.truncate(self.window.aggregates.len() - self.window.hidden);
-        Ok(values)
+        self.merger(states, groups, total)?.results(self.window.aggregates.len() - self.window.hidden)
     }
 
-    /// Merges states into fresh accumulators by group, and takes `out` of each.
-    fn merge<T>(
-        &self,
-        states: &[ArrayRef],
-        groups: &[usize],
-        total: usize,
-        out: impl Fn(&mut dyn datafusion::logical_expr::GroupsAccumulator) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        let mut all = Vec::with_capacity(self.widths.len());
-        let mut at = 0;
-        for (aggregate, width) in self.window.aggregates.iter().zip(&self.widths) {
-            let mut accumulator = accumulator(aggregate)?;
-            if total > 0 {
-                accumulator.merge_batch(&states[at..at + width], groups, total)?;
-            }
-            at += width;
-            all.push(out(accumulator.as_mut())?);
-        }
-        Ok(all)
+    /// The states merged by group.
+    fn merger(&self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<Merger<'_>> {
+        let mut merger = Merger::new(&self.window, &self.layout.widths)?;
+        merger.add(states, groups, total)?;
+        Ok(merger)
     }
 }
 

@@ -80,6 +80,15 @@ pub struct WindowsWhy {
     pub slots: usize,
     /// Bytes of keys and states.
     pub bytes: usize,
+    /// Bytes of memory that they take.
+    #[serde(default)]
+    pub memory_bytes: usize,
+    /// Keys that are on disk only.
+    #[serde(default)]
+    pub disk_slots: usize,
+    /// Bytes of their keys and states.
+    #[serde(default)]
+    pub disk_bytes: usize,
     /// Start of the oldest slice.
     pub oldest: Option<i64>,
     /// The watermark that closes the next window.
@@ -151,8 +160,11 @@ impl Why {
             numbers.iter().filter(|_| waits).filter(open).min_by_key(|p| partitions[**p].watermark.unwrap_or(i64::MIN)).copied();
         let windows = inner.settings.out_of_orderness_ms.map(|_| WindowsWhy {
             panes: inner.windows.map_or(0, |w| w.panes),
-            slots: inner.state.0,
-            bytes: inner.state.1,
+            slots: inner.state.slots,
+            bytes: inner.state.bytes,
+            memory_bytes: inner.state.memory_bytes,
+            disk_slots: inner.state.disk_slots,
+            disk_bytes: inner.state.disk_bytes,
             oldest: inner.windows.and_then(|w| w.oldest),
             next_close: inner.windows.and_then(|w| w.next_close),
         });

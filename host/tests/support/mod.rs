@@ -3,6 +3,8 @@
 // Each test file uses its part.
 #![allow(dead_code)]
 
+pub mod own_broker;
+
 use kindling::config::spec::GenerateSpec;
 use kindling::ingest::generate;
 use rdkafka::ClientConfig;
@@ -20,8 +22,11 @@ use std::time::{Duration, Instant};
 /// Rows by everything that makes a result row: window start, window end, group, experiment, bucket.
 pub type Counts = BTreeMap<(String, String, String, String), i64>;
 
-/// The broker under test.
+/// The broker under test: this thread's own where it has one (see [`own_broker`]), else the one that all tests share.
 pub fn brokers() -> String {
+    if let Some(own) = own_broker::address() {
+        return own;
+    }
     std::env::var("KINDLING_BROKERS")
         .expect("KINDLING_BROKERS is not set: run tests/run, or set it to host:port of a Kafka broker")
 }
@@ -118,6 +123,24 @@ pub fn expected(spec: &GenerateSpec, window: i64, out_of_orderness: i64) -> (Cou
 
 /// All committed records of a topic, as text.
 pub fn read_committed(topic: &str) -> Vec<String> {
+    read_records(topic).into_iter().map(|(_, value)| value.unwrap_or_default()).collect()
+}
+
+/// The table that upserts make: the last value of each key, without keys whose last record has none.
+pub fn read_table(topic: &str) -> BTreeMap<String, serde_json::Value> {
+    let mut table = BTreeMap::new();
+    for (key, value) in read_records(topic) {
+        let key = key.expect("upserts have keys");
+        match value {
+            Some(value) => drop(table.insert(key, serde_json::from_str(&value).expect("JSON"))),
+            None => drop(table.remove(&key)),
+        }
+    }
+    table
+}
+
+/// Keys and values of all committed records of a topic, in the order of each partition.
+pub fn read_records(topic: &str) -> Vec<(Option<String>, Option<String>)> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers()).set("group.id", unique("reader")).set("isolation.level", "read_committed");
     config.set("enable.partition.eof", "true").set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
@@ -133,7 +156,10 @@ pub fn read_committed(topic: &str) -> Vec<String> {
     while open > 0 {
         assert!(started.elapsed() < Duration::from_secs(60), "{topic} has no end");
         match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(m)) => values.push(String::from_utf8_lossy(m.payload().unwrap_or_default()).into_owned()),
+            Some(Ok(m)) => {
+                let text = |bytes: Option<&[u8]>| bytes.map(|b| String::from_utf8_lossy(b).into_owned());
+                values.push((text(m.key()), text(m.payload())));
+            }
             Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
             _ => {}
         }
@@ -196,6 +222,20 @@ sideOutputs:
     )
 }
 
+/// Waits until `done`, at most a minute.
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Sends a process a signal.
+pub fn signal(process: &str, signal: &str) {
+    assert!(Command::new("kill").args([signal, process]).status().expect("kill is there").success(), "{signal} to {process}");
+}
+
 /// A job's files.
 pub struct Job {
     pub dir: tempfile::TempDir,
@@ -249,6 +289,18 @@ impl Job {
 
     pub fn log(&self) -> PathBuf {
         self.dir.path().join("log")
+    }
+
+    /// Waits for the end of a process; gives its exit code.
+    pub fn exit_code(&self, mut child: Child) -> Option<i32> {
+        eventually(&format!("the process ends: {}", self.log_text()), || child.try_wait().expect("a status").is_some());
+        child.wait().expect("it has ended").code()
+    }
+
+    /// Stops a process as an operator does.
+    pub fn stop(&self, child: Child) {
+        signal(&child.id().to_string(), "-TERM");
+        assert_eq!(self.exit_code(child), Some(0), "{}", self.log_text());
     }
 
     /// Runs to the end of the topic.

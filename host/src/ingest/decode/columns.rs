@@ -3,7 +3,7 @@
 use super::DecodeError;
 use super::value::Cell;
 use crate::limits::{COLUMN_TEXT_BYTES, ROW_COLUMN};
-use crate::plan::{DecodeField, FieldSource, timestamp_type};
+use crate::plan::{DecodeField, FieldSource};
 use arrow::array::{
     ArrayBuilder, ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder, TimestampMillisecondBuilder,
 };
@@ -12,17 +12,8 @@ use std::sync::Arc;
 
 /// The schema of a decoded batch: the columns of `fields`, all of which may be null, and [`ROW_COLUMN`] (UInt32, never null) last.
 pub fn decoded_schema(fields: &[DecodeField]) -> SchemaRef {
-    let columns = fields.iter().map(|f| Field::new(&f.name, data_type(&f.from), true));
+    let columns = fields.iter().map(|f| Field::new(&f.name, f.from.data_type(), true));
     Arc::new(Schema::new(columns.chain([Field::new(ROW_COLUMN, DataType::UInt32, false)]).collect::<Vec<_>>()))
-}
-
-fn data_type(from: &FieldSource) -> DataType {
-    match from {
-        FieldSource::Json { output, .. } => output.data_type(),
-        FieldSource::Key | FieldSource::Value | FieldSource::Topic | FieldSource::Headers => DataType::Utf8,
-        FieldSource::Partition | FieldSource::Offset => DataType::Int64,
-        FieldSource::Timestamp => timestamp_type(),
-    }
 }
 
 /// The builder of one column.
@@ -36,7 +27,7 @@ pub(super) enum Column {
 
 impl Column {
     pub(super) fn new(from: &FieldSource) -> Self {
-        match data_type(from) {
+        match from.data_type() {
             DataType::Int64 => Self::Long(Int64Builder::new()),
             DataType::Float64 => Self::Double(Float64Builder::new()),
             DataType::Boolean => Self::Boolean(BooleanBuilder::new()),

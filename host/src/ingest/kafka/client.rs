@@ -130,6 +130,13 @@ impl Client {
         self.consumer.fetch_watermarks(&self.topic, partition, wait).ok().map(|(_, end)| end)
     }
 
+    /// How many partitions the topic has now, asked once; none when there is no answer within `wait`, or one of them has no leader yet.
+    pub(super) fn partition_count_within(&self, wait: Duration) -> Option<usize> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), wait).ok()?;
+        let topic = metadata.topics().iter().find(|t| t.name() == self.topic && t.error().is_none())?;
+        topic.partitions().iter().all(|p| p.leader() >= 0).then(|| topic.partitions().len())
+    }
+
     /// Looks, now and then, whether the topic still exists: librdkafka itself is silent about one that was deleted. To be called when
     /// nothing comes.
     ///
@@ -148,7 +155,11 @@ impl Client {
         if metadata.topics().iter().any(|t| t.name() == self.topic && t.error() == Some(gone)) {
             let since = *existence.unknown_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= KAFKA_UNKNOWN_TOPIC {
-                return Err(IngestError::Config(format!("topic `{}` is gone: was it deleted while the job ran?", self.topic)));
+                return Err(IngestError::Config(format!(
+                    "topic `{}` is gone: was it deleted while the job ran? State and results are those of the last epoch; once there is a \
+                     topic of that name again, start the job with --from earliest and --keep-state or --drop-state",
+                    self.topic
+                )));
             }
         } else {
             existence.unknown_since = None;

@@ -1,8 +1,9 @@
 //! A Kafka topic as a source, over librdkafka: one consumer for the job with a manual assignment, a queue a partition.
 //!
 //! Nothing is rebalanced: one process runs a job, and the transactional producer of its commits fences others. Offsets are
-//! committed by that producer; here they are only looked up where the job has no position of its own. Partitions are those that the
-//! topic has when the source is opened; more are seen at the next start.
+//! committed by that producer; here they are only looked up where the job has no position of its own. Partitions that the topic is given
+//! later are found by [`EndQuery::added`]; the job then takes them in between two epochs ([`Source::refresh`]). A run to the end of the
+//! topic has those that are there at its start.
 
 mod client;
 mod properties;
@@ -135,6 +136,17 @@ impl Source for KafkaSource {
         Ok(shares.into_iter().map(reader).collect())
     }
 
+    fn refresh(&mut self) -> Result<(), IngestError> {
+        let topic: Arc<str> = self.spec.topic.as_str().into();
+        for partition in self.client.partitions()? {
+            if self.partitions.iter().all(|p| p.partition != partition) {
+                self.partitions.push(PartitionName { topic: Arc::clone(&topic), partition });
+            }
+        }
+        self.ends.resize(self.partitions.len(), 0);
+        Ok(())
+    }
+
     fn end_positions(&mut self) -> Vec<i64> {
         for (end, name) in self.ends.iter_mut().zip(&self.partitions) {
             *end = queue::cached_end(&self.client, name.partition).unwrap_or(*end);
@@ -144,7 +156,7 @@ impl Source for KafkaSource {
 
     fn end_query(&mut self) -> Option<Box<dyn EndQuery>> {
         let numbers = self.partitions.iter().map(|p| p.partition).collect();
-        Some(Box::new(KafkaEnds { client: Arc::clone(&self.client), numbers }))
+        Some(Box::new(KafkaEnds { client: Arc::clone(&self.client), numbers, bounded: self.until_end }))
     }
 }
 
@@ -156,6 +168,8 @@ struct KafkaEnds {
     client: Arc<Client>,
     /// Number of each partition within the topic.
     numbers: Vec<i32>,
+    /// The run ends where the topic ended at its start.
+    bounded: bool,
 }
 
 impl EndQuery for KafkaEnds {
@@ -165,5 +179,10 @@ impl EndQuery for KafkaEnds {
         // it. The last fetch told the end with them; that the leader answers says that fetches come through.
         let stable = self.client.end_within(number, END_WAIT)?;
         Some(queue::cached_end(&self.client, number).map_or(stable, |end| end.max(stable)))
+    }
+
+    fn added(&mut self) -> usize {
+        let count = if self.bounded { None } else { self.client.partition_count_within(END_WAIT) };
+        count.unwrap_or(0).saturating_sub(self.numbers.len())
     }
 }

@@ -6,11 +6,14 @@
 //!
 //! Rows of a key are in the order of their partition. Between partitions the order is that of epochs, which a replay need not repeat: keep
 //! a key in one partition.
+//!
+//! With a TTL a key begins anew once it is idle. Its rows are numbered on from the next multiple of `slide`, its base, so that no pane of the
+//! life before has a number that one of the new life has; a window has rows from the base on only.
 
-use super::{floor, gcd};
+use super::{Assigned, floor, gcd};
 use crate::state::store::PaneId;
 
-/// The pane of a key's number of rows so far; its state is 64 bits, little-endian.
+/// The pane of what is known of a key's rows so far ([`crate::operator::counts`]).
 pub const TOTAL: PaneId = PaneId { start: i64::MIN, from: i64::MIN };
 
 /// Windows by row number.
@@ -19,13 +22,41 @@ pub struct Count {
     every: i64,
     slide: i64,
     pane: i64,
+    ttl: Option<i64>,
 }
 
 impl Count {
-    /// Windows of `every` rows, one each `slide`.
-    pub fn new(every: i64, slide: i64) -> Self {
+    /// Windows of `every` rows, one each `slide`; keys begin anew `ttl` milliseconds after their last event.
+    pub fn new(every: i64, slide: i64, ttl: Option<i64>) -> Self {
         let (every, slide) = (every.max(1), slide.clamp(1, every.max(1)));
-        Self { every, slide, pane: gcd(every, slide) }
+        Self { every, slide, pane: gcd(every, slide), ttl: ttl.map(|ttl| ttl.max(1)) }
+    }
+
+    /// The watermark from which on a key whose last event was at `last` begins anew; [`i64::MAX`] where none does.
+    pub fn ends_at(&self, last: i64) -> i64 {
+        self.ttl.map_or(i64::MAX, |ttl| last.saturating_add(ttl))
+    }
+
+    /// Whether idle keys begin anew.
+    pub fn forgets(&self) -> bool {
+        self.ttl.is_some()
+    }
+
+    /// The pane of a row before it has a number; none where it is late: its key would have begun anew since.
+    pub fn assign(&self, time: i64, passed: i64) -> Option<Assigned> {
+        let until = if self.ttl.is_some() { i64::MIN } else { i64::MAX };
+        let is_late = self.ttl.is_some() && self.ends_at(time) <= passed;
+        (!is_late).then_some(Assigned { pane: TOTAL, start: i64::MIN, end: i64::MAX, until })
+    }
+
+    /// Rows of a pane.
+    pub fn pane_rows(&self) -> i64 {
+        self.pane
+    }
+
+    /// The number of the first row of a key that begins anew after `total` rows.
+    pub fn base(&self, total: i64) -> i64 {
+        floor(total + self.slide - 1, self.slide)
     }
 
     /// The pane of a key's row `number`, counted over all epochs.
@@ -56,9 +87,14 @@ impl Count {
         self.panes(self.next_end(before) - self.every, self.next_end(after) - self.every)
     }
 
-    /// Whether a key with `total` rows may as well begin anew.
+    /// The panes that hold rows of windows which are not full at `total` rows of a key with this base.
+    pub fn held(&self, base: i64, total: i64) -> impl Iterator<Item = PaneId> + use<> {
+        self.panes((self.next_end(total) - self.every).max(base), total)
+    }
+
+    /// Whether a key with `total` rows may as well begin anew. With a TTL it does not: each beginning sets a timer.
     pub fn begins_anew(&self, total: i64) -> bool {
-        self.every == self.slide && total % self.every == 0
+        self.ttl.is_none() && self.every == self.slide && total % self.every == 0
     }
 
     /// The end of the first window that is not full at `total` rows.
@@ -74,7 +110,7 @@ mod tests {
     #[test]
     fn each_slide_gives_a_window_of_the_last_rows() {
         for (every, slide) in [(3, 3), (4, 2), (5, 3), (1, 1), (6, 4)] {
-            let count = Count::new(every, slide);
+            let count = Count::new(every, slide, None);
             let window = |end: i64| (end - every, end);
             for before in 0..20 {
                 for after in before..25 {

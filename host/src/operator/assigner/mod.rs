@@ -2,7 +2,7 @@
 //!
 //! Kinds whose windows are the same for all keys are [`Aligned`]: a window is a run of panes, and windows that overlap share them.
 //! Sessions are a key's own ([`session::Session`]): a pane is a slice of time, and what a window is follows from the key's slices. So are
-//! count windows ([`count::Count`]).
+//! count windows ([`count::Count`]), and global ones of keys that are forgotten when idle ([`idle::Idle`]).
 //! **Invariant**: arithmetic only: no state, no clock.
 
 pub mod calendar;
@@ -10,6 +10,7 @@ pub mod count;
 pub mod cumulative;
 pub mod global;
 pub mod hopping;
+pub mod idle;
 pub mod session;
 
 use crate::config::spec::WindowKind;
@@ -113,12 +114,16 @@ pub enum Assigner {
     Session(session::Session),
     /// A key's own, by row number.
     Count(count::Count),
+    /// A key's own, as long as the key is not idle.
+    Idle(idle::Idle),
 }
 
 impl Assigner {
-    /// The windows of a kind, aligned to `offset`, that close `lateness` after their end.
-    pub fn new(kind: &WindowKind, offset: Duration, lateness: Duration) -> Self {
+    /// The windows of a kind, aligned to `offset`, that close `lateness` after their end; those that never close forget a key that is idle
+    /// for `ttl`.
+    pub fn new(kind: &WindowKind, offset: Duration, lateness: Duration, ttl: Option<Duration>) -> Self {
         let ms = |d: &Duration| d.as_millis() as i64;
+        let ttl = ttl.as_ref().map(ms);
         let (offset, lateness) = (ms(&offset), ms(&lateness));
         match kind {
             WindowKind::Hopping { duration, slide } => {
@@ -130,13 +135,17 @@ impl Assigner {
             WindowKind::Calendar { unit, count, zone } => {
                 Self::Aligned(Arc::new(calendar::Calendar::new(*unit, *count, *zone, offset, lateness)))
             }
-            WindowKind::Count { every, slide } => Self::Count(count::Count::new(*every as i64, *slide as i64)),
-            WindowKind::Global => Self::Aligned(Arc::new(global::Global)),
+            WindowKind::Count { every, slide } => Self::Count(count::Count::new(*every as i64, *slide as i64, ttl)),
+            WindowKind::Global => match ttl {
+                None => Self::Aligned(Arc::new(global::Global)),
+                Some(ttl) => Self::Idle(idle::Idle::new(ttl)),
+            },
             WindowKind::Session { gap } => Self::Session(session::Session::new(ms(gap), lateness)),
         }
     }
 
-    /// The pane of a row: none when `watermark` has closed all windows of its time.
+    /// The pane of a row: none when `watermark` has closed all windows of its time. Where keys are forgotten, `watermark` is the one that
+    /// the row itself makes.
     pub fn assign(&self, time: i64, watermark: i64) -> Option<Assigned> {
         match self {
             Self::Aligned(windows) => {
@@ -149,7 +158,8 @@ impl Assigner {
             }
             Self::Session(session) => session.assign(time, watermark),
             // The task numbers the rows.
-            Self::Count(_) => Some(Assigned { pane: count::TOTAL, start: i64::MIN, end: i64::MAX, until: i64::MAX }),
+            Self::Count(count) => count.assign(time, watermark),
+            Self::Idle(idle) => idle.assign(time, watermark),
         }
     }
 
@@ -158,7 +168,9 @@ impl Assigner {
         match self {
             Self::Aligned(windows) => windows.pane(pane.start),
             Self::Session(session) => (pane.start, pane.start.saturating_add(session.gap())),
-            Self::Count(_) => (pane.start, pane.start),
+            Self::Count(_) if pane == count::TOTAL => (i64::MIN, i64::MAX),
+            Self::Count(count) => (pane.start, pane.start.saturating_add(count.pane_rows())),
+            Self::Idle(_) => (i64::MIN, i64::MAX),
         }
     }
 
@@ -180,7 +192,8 @@ impl Assigner {
         match self {
             Self::Aligned(windows) => windows.closes_at(windows.last(windows.pane(time).0)),
             Self::Session(session) => session.late_from(time),
-            Self::Count(_) => i64::MAX,
+            Self::Count(count) => count.ends_at(time),
+            Self::Idle(idle) => idle.ends_at(time),
         }
     }
 }

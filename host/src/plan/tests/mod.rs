@@ -137,6 +137,7 @@ fn reduce(line: usize, reducer: &str, columns: &[&str], output: &str) -> Aggrega
         columns: texts(line, columns),
         arguments: Vec::new(),
         distinct: false,
+        order_by: Vec::new(),
         filter: None,
         output: text(line, output),
     }
@@ -153,6 +154,7 @@ fn window(line: usize, event_time: &str, keys: &[&str], aggregations: Vec<Aggreg
             watermark: Duration::from_secs(1),
             max_future: Duration::from_secs(86_400),
             allowed_lateness: Duration::ZERO,
+            ttl: None,
             emit: at(line, Emit::Final),
             output: at(line, OutputMode::Append),
             keys: texts(line, keys),
@@ -170,6 +172,7 @@ fn pipeline(operations: Vec<Placed<Operation>>) -> Pipeline {
         version: String::new(),
         source: SourceSpec::Stdin,
         pace: crate::config::spec::PaceSpec::default(),
+        state: crate::config::spec::StateSpec::default(),
         operations,
         operator: "counts".into(),
         sink: SinkSpec::Stdout,

@@ -1,0 +1,128 @@
+//! What goes to disk when the table is over its budget: the slots that were not changed for longest.
+//!
+//! How long ago is known by powers of two of epochs, which is all that a choice needs; within the last of them it is the oldest panes'. No row pays
+//! for it: an epoch notes its number in the slots that it changes, and a pass over the table finds the oldest when there is too
+//! much, moving a tenth of the budget, so that passes are rare.
+
+use super::spill::{KEY_BYTES_MAX, Spill, SpillError};
+use super::store::{InMemory, PaneId, Store, allocated, table};
+
+/// Ages: none, 1, 2 to 3, 4 to 7, ... epochs.
+const AGES: usize = 33;
+/// Passes in a row: a pass frees what it reckons, but for a hash table that could not shrink as far.
+const PASSES: usize = 4;
+/// Bytes of a hash table that a slot is reckoned to take.
+const TABLE_SHARE: usize = 64;
+
+/// A slot on its way to disk.
+struct Moved {
+    pane: PaneId,
+    key: Box<[u8]>,
+    slot: InMemory,
+}
+
+fn age(slot: &InMemory, round: u32) -> usize {
+    (u32::BITS - round.saturating_sub(slot.touched).leading_zeros()) as usize
+}
+
+fn frees(key: &[u8], slot: &InMemory) -> usize {
+    allocated(key.len()) + allocated(slot.state.len()) + TABLE_SHARE
+}
+
+impl Store {
+    /// Bytes of memory that the table takes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory + self.beside + self.timers.as_ref().map_or(0, |t| t.memory())
+    }
+
+    /// Moves slots to disk where the table takes more memory than its budget, until it takes a tenth less.
+    ///
+    /// # Errors
+    /// [`SpillError`].
+    pub(super) fn keep_to_budget(&mut self) -> Result<(), SpillError> {
+        if self.memory_bytes() <= self.limit.memory_bytes {
+            return Ok(());
+        }
+        let Some(path) = &self.limit.spill else { return Ok(()) };
+        let target = self.limit.memory_bytes - self.limit.memory_bytes / 10;
+        let disk = match &mut self.disk {
+            Some(disk) => disk,
+            none => none.insert(Spill::open(path)?),
+        };
+        // Slots that are changed often are worth more memory than timers of what is far off.
+        if let Some(timers) = self.timers.as_mut().filter(|t| t.memory() > self.limit.memory_bytes / 4) {
+            timers.spill(self.limit.memory_bytes / 8, disk)?;
+        }
+        for _ in 0..PASSES {
+            let over = self.memory_bytes().saturating_sub(target);
+            if over == 0 || !self.evict(over)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves slots that take about so many bytes to disk; whether there were any.
+    fn evict(&mut self, bytes: usize) -> Result<bool, SpillError> {
+        let moved = self.coldest(bytes);
+        if moved.is_empty() {
+            return Ok(false);
+        }
+        if let Some(disk) = &mut self.disk {
+            disk.write(moved.len(), moved.iter().map(|m| (m.pane, m.key.as_ref(), Some(m.slot.state.as_ref()))))?;
+        }
+        for Moved { pane, key, slot } in &moved {
+            self.memory -= allocated(key.len()) + allocated(slot.state.len());
+            self.cold += 1;
+            self.cold_bytes += key.len() + slot.state.len();
+            if let Some(slots) = self.panes.get_mut(pane) {
+                slots.cold += 1;
+                if *key < slots.first {
+                    slots.first = Box::default();
+                }
+                slots.on_disk += usize::from(!slot.on_disk);
+            }
+        }
+        for slots in self.panes.values_mut() {
+            if slots.slots.len() < slots.capacity / 2 {
+                slots.slots.shrink_to_fit();
+                self.memory = self.memory + table(slots.slots.capacity()) - table(slots.capacity);
+                slots.capacity = slots.slots.capacity();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes the slots that were not changed for longest out of memory, in the order of panes and keys.
+    fn coldest(&mut self, bytes: usize) -> Vec<Moved> {
+        let round = self.round;
+        let mut by_age = [0usize; AGES];
+        for (key, slot) in self.panes.values().flat_map(|p| &p.slots) {
+            by_age[age(slot, round)] += frees(key, slot);
+        }
+        // All that are older than `last`, and of those as old as it `left` bytes.
+        let (mut last, mut left) = (0, bytes);
+        for (age, there) in by_age.iter().enumerate().rev() {
+            last = age;
+            match left.checked_sub(*there) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+        }
+        let mut moved = Vec::new();
+        for (pane, slots) in &mut self.panes {
+            let from = moved.len();
+            let gone = slots.slots.extract_if(|key, slot| {
+                let age = age(slot, round);
+                let goes = key.len() <= KEY_BYTES_MAX && (age > last || (age == last && left > 0));
+                if goes && age == last {
+                    left = left.saturating_sub(frees(key, slot));
+                }
+                goes
+            });
+            moved.extend(gone.map(|(key, slot)| Moved { pane: *pane, key, slot }));
+            moved[from..].sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        }
+        moved
+    }
+}
