@@ -1,4 +1,4 @@
-//! The interface of `wit/plugin.wit` as Rust types, and the macro that exports it from a module.
+//! The world `plugin` of `wit/` as Rust types, and the macro that exports it from a module.
 //!
 //! Made by `guest-sdk/rust/bindgen`: don't edit, run `cargo run --release` there.
 //! The code is wit-bindgen's: its raw memory accesses are the canonical ABI of the component model.

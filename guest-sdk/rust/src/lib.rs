@@ -70,7 +70,14 @@
 pub mod aggregate;
 #[rustfmt::skip]
 pub mod bindings;
+pub mod keyed;
+#[cfg(feature = "msgpack")]
+pub mod pattern;
 pub mod plugin;
+pub mod process;
+#[rustfmt::skip]
+pub mod process_bindings;
+pub mod processes;
 pub mod read;
 pub mod rowwise;
 pub mod state;
@@ -85,6 +92,9 @@ pub mod write;
 struct Readme;
 
 pub use bindings::kindling::plugin::types;
+pub use keyed::Pass;
 pub use plugin::Plugin;
+pub use process::{Context, Process, Refusal};
+pub use processes::Processes;
 pub use read::Timestamp;
 pub use text::InlineStr;

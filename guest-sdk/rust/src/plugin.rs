@@ -170,9 +170,41 @@ fn absent(function: u32, kind: &str) -> Failure {
 /// - A filter or scalar function is `name` if the function is called so, else `name: path::of::function`.
 /// - The doc comment is the line that people see in a list of functions.
 ///
-/// Lists that are empty may be left out, but their order is fixed.
+/// Lists that are empty may be left out, but their order is fixed. A plugin of keyed processes has `processes: [name: Type]` alone, where
+/// `Type` is a [`Process`](crate::Process).
 #[macro_export]
 macro_rules! plugin {
+    (
+        name: $name:expr,
+        version: $version:expr,
+        processes: [$($(#[doc = $doc:expr])* $process:ident : $type:ty),* $(,)?] $(,)?
+    ) => {
+        /// This plugin: the processes as Kindling calls them.
+        pub fn plugin() -> &'static $crate::Processes {
+            static PLUGIN: std::sync::LazyLock<$crate::Processes> = std::sync::LazyLock::new(|| {
+                $crate::Processes::new($name, $version, vec![
+                    $($crate::processes::Entry::of::<$type>(stringify!($process), concat!($($doc),*)),)*
+                ])
+            });
+            &PLUGIN
+        }
+
+        #[cfg(target_arch = "wasm32")]
+        #[allow(unsafe_code)]
+        const _: () = {
+            use $crate::process_bindings::kindling::plugin::processing::{Batch, Effect, Processes};
+            struct Exports;
+            impl $crate::process_bindings::Guest for Exports {
+                fn describeprocesses() -> Processes {
+                    plugin().describe()
+                }
+                fn process(process: u32, batch: Batch) -> Result<Effect, $crate::types::Failure> {
+                    plugin().process(process, &batch)
+                }
+            }
+            $crate::process_bindings::export_process!(Exports with_types_in $crate::process_bindings);
+        };
+    };
     (
         name: $name:expr,
         version: $version:expr,

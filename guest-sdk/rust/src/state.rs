@@ -16,6 +16,8 @@ pub trait State: Default {
     type Rows<'a>;
     /// Name, type and layout of each column.
     fn fields() -> Vec<types::Field>;
+    /// Which of them may be null.
+    fn nullable() -> Vec<bool>;
     /// Resolves the columns of a call with `rows` states.
     ///
     /// # Errors
@@ -112,6 +114,11 @@ field!(Option<bool>, Option<bool>, |item| item, |states, field| nullable(states,
 /// The reader of a field.
 pub type FieldReader<'a, F> = <<F as Field>::Read as Arg>::Reader<'a>;
 
+/// Whether a field may be null.
+pub fn is_nullable<F: Field>() -> bool {
+    F::Read::NULLABLE
+}
+
 /// Resolves the column of a field.
 ///
 /// # Errors
@@ -155,6 +162,9 @@ macro_rules! state {
                     type_: <$type as $crate::write::Value>::TYPE,
                     layout: concat!($($layout)?).into(),
                 }),+]
+            }
+            fn nullable() -> Vec<bool> {
+                vec![$($crate::state::is_nullable::<$type>()),+]
             }
             fn open(columns: &[$crate::types::Column], rows: usize) -> Result<Self::Rows<'_>, String> {
                 let mut columns = columns.iter();
@@ -200,6 +210,9 @@ macro_rules! msgpack_state {
             fn fields() -> Vec<$crate::types::Field> {
                 let layout = concat!("msgpack:", stringify!($name), ":", $version).into();
                 vec![$crate::types::Field { name: "state".into(), type_: $crate::types::Datatype::Binary, layout }]
+            }
+            fn nullable() -> Vec<bool> {
+                vec![false]
             }
             fn open(columns: &[$crate::types::Column], rows: usize) -> Result<Self::Rows<'_>, String> {
                 match columns {

@@ -1,6 +1,8 @@
 //! A plugin's functions called natively, as Kindling would call them: through columns, in batches, with states taken apart and put
 //! together again. For unit tests.
 
+pub mod process;
+
 use crate::Plugin;
 use crate::read::Read;
 use crate::state::Field;
