@@ -37,6 +37,7 @@ fn spec(name: &str, properties: &BTreeMap<String, String>, dir: &std::path::Path
             starting_offsets: StartingOffsets::Earliest,
         }),
         sink: SinkSpec::Kafka { properties: properties.clone(), topic: format!("{name}-out") },
+        outputs: Vec::new(),
         late: None,
         rejects: None,
         data_dir: dir.to_path_buf(),

@@ -28,6 +28,7 @@ fn spec(name: &str, data_dir: &Path) -> CommitSpec {
         source: SourceSpec::Stdin,
         partitions: Vec::new(),
         sink: SinkSpec::Kafka { properties, topic: format!("{name}-out") },
+        outputs: Vec::new(),
         late: None,
         rejects: None,
         data_dir: data_dir.to_path_buf(),

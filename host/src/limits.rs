@@ -142,3 +142,10 @@ pub const KAFKA_ASK: Duration = Duration::from_secs(10);
 pub const KAFKA_UNKNOWN_TOPIC: Duration = Duration::from_secs(3);
 /// At most one line of log in this time about the same client's troubles.
 pub const KAFKA_LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// Timers of one kind that a key of a process has at most.
+pub const PROCESS_TIMERS: usize = 1_024;
+/// Rows that one call of a process gives at most.
+pub const PROCESS_OUTPUT_ROWS: usize = 1 << 20;
+/// Rows, and keys without rows, that one call of a process carries at most. Rows of a key are cut into several calls too.
+pub const PROCESS_CALL_ROWS: usize = 8_192;

@@ -309,6 +309,7 @@ fn a_damaged_tree_is_made_anew_from_the_changelog() {
             starting_offsets: StartingOffsets::Earliest,
         }),
         sink: SinkSpec::Discard,
+        outputs: Vec::new(),
         late: None,
         rejects: None,
         data_dir: dir.path().to_path_buf(),

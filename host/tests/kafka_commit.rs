@@ -85,6 +85,7 @@ impl Job {
                 starting_offsets: StartingOffsets::Earliest,
             }),
             sink: SinkSpec::Kafka { properties: properties(), topic: self.topic("out") },
+            outputs: Vec::new(),
             late: None,
             rejects: Some(SinkSpec::Kafka { properties: properties(), topic: self.topic("rejects") }),
             data_dir: self.data(machine).to_path_buf(),

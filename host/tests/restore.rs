@@ -35,6 +35,7 @@ fn spec(name: &str, dir: &Path) -> CommitSpec {
         source: SourceSpec::Stdin,
         partitions: Vec::new(),
         sink: SinkSpec::Kafka { properties: properties(), topic: format!("{name}-out") },
+        outputs: Vec::new(),
         late: None,
         rejects: None,
         data_dir: dir.to_path_buf(),

@@ -188,15 +188,16 @@ impl<P: Process> Keyed<'_, P> {
 pub fn run<P: Process>(batch: &Batch) -> Result<Effect, Failure> {
     let rows = batch.times.len();
     let keys = batch.keys as usize;
-    if batch.watermarks.len() != rows {
-        return Err(whole(format!("{rows} times of rows, but {} watermarks", batch.watermarks.len())));
+    if batch.watermarks.len() != rows || batch.until.len() != keys {
+        let (given, until) = (batch.watermarks.len(), batch.until.len());
+        return Err(whole(format!("{given} watermarks of {rows} rows, {until} of {keys} keys")));
     }
     let reader = P::Row::open(&batch.arguments, rows).map_err(whole)?;
     let states = P::State::open(&batch.states, keys).map_err(whole)?;
     let known = Bits::new(&batch.known, false);
     let mut context = Context::<P::Output> {
         time: Timestamp(0),
-        watermark: Timestamp(batch.watermark),
+        watermark: Timestamp(i64::MIN),
         now: Timestamp(batch.now),
         key: 0,
         row: None,
@@ -213,19 +214,21 @@ pub fn run<P: Process>(batch: &Batch) -> Result<Effect, Failure> {
         let is_known = known.at(number);
         let state = if is_known { P::State::get(&states, number).map_err(whole)? } else { P::State::default() };
         context.key = number as u32;
-        context.event_timers.extend(of_key(&batch.eventtimers, number).map_err(whole)?);
-        context.processing_timers.extend(of_key(&batch.processingtimers, number).map_err(whole)?);
+        let of_key = range(&batch.offsets, number, rows).map_err(whole)?;
+        context.watermark = Timestamp(of_key.clone().next().map_or(batch.until[number], |first| batch.watermarks[first]));
+        context.event_timers.extend(timers_of(&batch.eventtimers, number).map_err(whole)?);
+        context.processing_timers.extend(timers_of(&batch.processingtimers, number).map_err(whole)?);
         let mut keyed = Keyed::<P> { state, known: is_known, fired: 0, context: &mut context };
         keyed.timers(batch.now, true).map_err(whole)?;
-        for row in range(&batch.offsets, number, rows).map_err(whole)? {
+        for row in of_key {
             keyed.context.watermark = Timestamp(batch.watermarks[row]);
             keyed.timers(batch.watermarks[row], false).map_err(whole)?;
             (keyed.context.time, keyed.context.row) = (Timestamp(batch.times[row]), Some(row as u32));
             let values = P::Row::get(&reader, row).map_err(|message| at(row, message))?;
             keyed.row(values).map_err(|message| at(row, message))?;
         }
-        keyed.context.watermark = Timestamp(batch.watermark);
-        keyed.timers(batch.watermark, false).map_err(whole)?;
+        keyed.context.watermark = Timestamp(batch.until[number]);
+        keyed.timers(batch.until[number], false).map_err(whole)?;
         left_known.push(keyed.known);
         left.push(keyed.state);
         event.push(&mut context.event_timers);
@@ -258,7 +261,7 @@ fn range(offsets: &[u32], number: usize, most: usize) -> Result<std::ops::Range<
     }
 }
 
-fn of_key(timers: &Timers, number: usize) -> Result<impl Iterator<Item = i64> + '_, String> {
+fn timers_of(timers: &Timers, number: usize) -> Result<impl Iterator<Item = i64> + '_, String> {
     let range = range(&timers.offsets, number, timers.times.len())?;
     Ok(timers.times[range].iter().copied())
 }

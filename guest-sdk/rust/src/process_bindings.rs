@@ -400,7 +400,7 @@ pub unsafe fn __post_return_describeprocesses<T_: Guest>(arg0: *mut u8) {
 pub unsafe fn _export_process_cabi<T_: Guest>(arg0: *mut u8) -> *mut u8 {
     unsafe {
         #[cfg(target_arch = "wasm32")] _rt::run_ctors_once();
-        let result94 = {
+        let result96 = {
             let l0 = *arg0.add(0).cast::<i32>();
             let l1 = *arg0.add(8).cast::<i32>();
             let l2 = *arg0
@@ -752,39 +752,43 @@ pub unsafe fn _export_process_cabi<T_: Guest>(arg0: *mut u8) -> *mut u8 {
                 .cast::<usize>();
             let len79 = l78;
             let l80 = *arg0
-                .add(16 + 12 * ::core::mem::size_of::<*const u8>())
-                .cast::<i64>();
+                .add(8 + 13 * ::core::mem::size_of::<*const u8>())
+                .cast::<*mut u8>();
             let l81 = *arg0
-                .add(24 + 12 * ::core::mem::size_of::<*const u8>())
-                .cast::<i64>();
-            let l82 = *arg0
-                .add(32 + 12 * ::core::mem::size_of::<*const u8>())
-                .cast::<*mut u8>();
+                .add(8 + 14 * ::core::mem::size_of::<*const u8>())
+                .cast::<usize>();
+            let len82 = l81;
             let l83 = *arg0
-                .add(32 + 13 * ::core::mem::size_of::<*const u8>())
-                .cast::<usize>();
-            let len84 = l83;
+                .add(16 + 14 * ::core::mem::size_of::<*const u8>())
+                .cast::<i64>();
+            let l84 = *arg0
+                .add(24 + 14 * ::core::mem::size_of::<*const u8>())
+                .cast::<*mut u8>();
             let l85 = *arg0
-                .add(32 + 14 * ::core::mem::size_of::<*const u8>())
-                .cast::<*mut u8>();
-            let l86 = *arg0
-                .add(32 + 15 * ::core::mem::size_of::<*const u8>())
+                .add(24 + 15 * ::core::mem::size_of::<*const u8>())
                 .cast::<usize>();
-            let len87 = l86;
+            let len86 = l85;
+            let l87 = *arg0
+                .add(24 + 16 * ::core::mem::size_of::<*const u8>())
+                .cast::<*mut u8>();
             let l88 = *arg0
-                .add(32 + 16 * ::core::mem::size_of::<*const u8>())
-                .cast::<*mut u8>();
-            let l89 = *arg0
-                .add(32 + 17 * ::core::mem::size_of::<*const u8>())
+                .add(24 + 17 * ::core::mem::size_of::<*const u8>())
                 .cast::<usize>();
-            let len90 = l89;
+            let len89 = l88;
+            let l90 = *arg0
+                .add(24 + 18 * ::core::mem::size_of::<*const u8>())
+                .cast::<*mut u8>();
             let l91 = *arg0
-                .add(32 + 18 * ::core::mem::size_of::<*const u8>())
-                .cast::<*mut u8>();
-            let l92 = *arg0
-                .add(32 + 19 * ::core::mem::size_of::<*const u8>())
+                .add(24 + 19 * ::core::mem::size_of::<*const u8>())
                 .cast::<usize>();
-            let len93 = l92;
+            let len92 = l91;
+            let l93 = *arg0
+                .add(24 + 20 * ::core::mem::size_of::<*const u8>())
+                .cast::<*mut u8>();
+            let l94 = *arg0
+                .add(24 + 21 * ::core::mem::size_of::<*const u8>())
+                .cast::<usize>();
+            let len95 = l94;
             T_::process(
                 l0 as u32,
                 kindling::plugin::processing::Batch {
@@ -803,98 +807,72 @@ pub unsafe fn _export_process_cabi<T_: Guest>(arg0: *mut u8) -> *mut u8 {
                     watermarks: <_ as From<
                         _rt::Vec<_>,
                     >>::from(_rt::Vec::from_raw_parts(l77.cast(), len79, len79)),
-                    watermark: l80,
-                    now: l81,
+                    until: <_ as From<
+                        _rt::Vec<_>,
+                    >>::from(_rt::Vec::from_raw_parts(l80.cast(), len82, len82)),
+                    now: l83,
                     eventtimers: kindling::plugin::processing::Timers {
                         offsets: <_ as From<
                             _rt::Vec<_>,
-                        >>::from(_rt::Vec::from_raw_parts(l82.cast(), len84, len84)),
+                        >>::from(_rt::Vec::from_raw_parts(l84.cast(), len86, len86)),
                         times: <_ as From<
                             _rt::Vec<_>,
-                        >>::from(_rt::Vec::from_raw_parts(l85.cast(), len87, len87)),
+                        >>::from(_rt::Vec::from_raw_parts(l87.cast(), len89, len89)),
                     },
                     processingtimers: kindling::plugin::processing::Timers {
                         offsets: <_ as From<
                             _rt::Vec<_>,
-                        >>::from(_rt::Vec::from_raw_parts(l88.cast(), len90, len90)),
+                        >>::from(_rt::Vec::from_raw_parts(l90.cast(), len92, len92)),
                         times: <_ as From<
                             _rt::Vec<_>,
-                        >>::from(_rt::Vec::from_raw_parts(l91.cast(), len93, len93)),
+                        >>::from(_rt::Vec::from_raw_parts(l93.cast(), len95, len95)),
                     },
                 },
             )
         };
-        _rt::cabi_dealloc(arg0, 32 + 20 * ::core::mem::size_of::<*const u8>(), 8);
-        let ptr95 = (&raw mut _RET_AREA.0).cast::<u8>();
-        match result94 {
+        _rt::cabi_dealloc(arg0, 24 + 22 * ::core::mem::size_of::<*const u8>(), 8);
+        let ptr97 = (&raw mut _RET_AREA.0).cast::<u8>();
+        match result96 {
             Ok(e) => {
-                *ptr95.add(0).cast::<u8>() = (0i32) as u8;
+                *ptr97.add(0).cast::<u8>() = (0i32) as u8;
                 let kindling::plugin::processing::Effect {
-                    known: known96,
-                    states: states96,
-                    eventtimers: eventtimers96,
-                    processingtimers: processingtimers96,
-                    outputs: outputs96,
+                    known: known98,
+                    states: states98,
+                    eventtimers: eventtimers98,
+                    processingtimers: processingtimers98,
+                    outputs: outputs98,
                 } = e;
-                let vec97 = <_ as Into<_rt::Vec<_>>>::into(known96).into_boxed_slice();
-                let ptr97 = vec97.as_ptr().cast::<u8>();
-                let len97 = vec97.len();
-                ::core::mem::forget(vec97);
-                *ptr95.add(2 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len97;
-                *ptr95.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr97
+                let vec99 = <_ as Into<_rt::Vec<_>>>::into(known98).into_boxed_slice();
+                let ptr99 = vec99.as_ptr().cast::<u8>();
+                let len99 = vec99.len();
+                ::core::mem::forget(vec99);
+                *ptr97.add(2 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len99;
+                *ptr97.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr99
                     .cast_mut();
-                let vec111 = states96;
-                let len111 = vec111.len();
-                let layout111 = _rt::alloc::Layout::from_size_align(
-                        vec111.len() * (8 * ::core::mem::size_of::<*const u8>()),
+                let vec113 = states98;
+                let len113 = vec113.len();
+                let layout113 = _rt::alloc::Layout::from_size_align(
+                        vec113.len() * (8 * ::core::mem::size_of::<*const u8>()),
                         ::core::mem::size_of::<*const u8>(),
                     )
                     .unwrap();
-                let (result111, _cleanup111) = wit_bindgen::rt::Cleanup::new(layout111);
-                if let Some(cleanup) = _cleanup111 {
+                let (result113, _cleanup113) = wit_bindgen::rt::Cleanup::new(layout113);
+                if let Some(cleanup) = _cleanup113 {
                     cleanup.forget();
                 }
-                for (i, e) in vec111.into_iter().enumerate() {
-                    let base = result111
+                for (i, e) in vec113.into_iter().enumerate() {
+                    let base = result113
                         .add(i * (8 * ::core::mem::size_of::<*const u8>()));
                     {
                         let __with_name0::Column {
-                            values: values98,
-                            validity: validity98,
-                            constant: constant98,
+                            values: values100,
+                            validity: validity100,
+                            constant: constant100,
                         } = e;
-                        use __with_name0::Values as V109;
-                        match values98 {
-                            V109::Boolean(e) => {
+                        use __with_name0::Values as V111;
+                        match values100 {
+                            V111::Boolean(e) => {
                                 *base.add(0).cast::<u8>() = (0i32) as u8;
-                                let vec99 = <_ as Into<_rt::Vec<_>>>::into(e)
-                                    .into_boxed_slice();
-                                let ptr99 = vec99.as_ptr().cast::<u8>();
-                                let len99 = vec99.len();
-                                ::core::mem::forget(vec99);
-                                *base
-                                    .add(2 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len99;
-                                *base
-                                    .add(::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = ptr99.cast_mut();
-                            }
-                            V109::Int64(e) => {
-                                *base.add(0).cast::<u8>() = (1i32) as u8;
-                                let vec100 = <_ as Into<_rt::Vec<_>>>::into(e)
-                                    .into_boxed_slice();
-                                let ptr100 = vec100.as_ptr().cast::<u8>();
-                                let len100 = vec100.len();
-                                ::core::mem::forget(vec100);
-                                *base
-                                    .add(2 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len100;
-                                *base
-                                    .add(::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = ptr100.cast_mut();
-                            }
-                            V109::Float64(e) => {
-                                *base.add(0).cast::<u8>() = (2i32) as u8;
                                 let vec101 = <_ as Into<_rt::Vec<_>>>::into(e)
                                     .into_boxed_slice();
                                 let ptr101 = vec101.as_ptr().cast::<u8>();
@@ -907,8 +885,8 @@ pub unsafe fn _export_process_cabi<T_: Guest>(arg0: *mut u8) -> *mut u8 {
                                     .add(::core::mem::size_of::<*const u8>())
                                     .cast::<*mut u8>() = ptr101.cast_mut();
                             }
-                            V109::Timestamp(e) => {
-                                *base.add(0).cast::<u8>() = (3i32) as u8;
+                            V111::Int64(e) => {
+                                *base.add(0).cast::<u8>() = (1i32) as u8;
                                 let vec102 = <_ as Into<_rt::Vec<_>>>::into(e)
                                     .into_boxed_slice();
                                 let ptr102 = vec102.as_ptr().cast::<u8>();
@@ -921,13 +899,23 @@ pub unsafe fn _export_process_cabi<T_: Guest>(arg0: *mut u8) -> *mut u8 {
                                     .add(::core::mem::size_of::<*const u8>())
                                     .cast::<*mut u8>() = ptr102.cast_mut();
                             }
-                            V109::Utf8(e) => {
-                                *base.add(0).cast::<u8>() = (4i32) as u8;
-                                let __with_name0::Varlen {
-                                    offsets: offsets103,
-                                    data: data103,
-                                } = e;
-                                let vec104 = <_ as Into<_rt::Vec<_>>>::into(offsets103)
+                            V111::Float64(e) => {
+                                *base.add(0).cast::<u8>() = (2i32) as u8;
+                                let vec103 = <_ as Into<_rt::Vec<_>>>::into(e)
+                                    .into_boxed_slice();
+                                let ptr103 = vec103.as_ptr().cast::<u8>();
+                                let len103 = vec103.len();
+                                ::core::mem::forget(vec103);
+                                *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len103;
+                                *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr103.cast_mut();
+                            }
+                            V111::Timestamp(e) => {
+                                *base.add(0).cast::<u8>() = (3i32) as u8;
+                                let vec104 = <_ as Into<_rt::Vec<_>>>::into(e)
                                     .into_boxed_slice();
                                 let ptr104 = vec104.as_ptr().cast::<u8>();
                                 let len104 = vec104.len();
@@ -938,199 +926,189 @@ pub unsafe fn _export_process_cabi<T_: Guest>(arg0: *mut u8) -> *mut u8 {
                                 *base
                                     .add(::core::mem::size_of::<*const u8>())
                                     .cast::<*mut u8>() = ptr104.cast_mut();
-                                let vec105 = <_ as Into<_rt::Vec<_>>>::into(data103)
-                                    .into_boxed_slice();
-                                let ptr105 = vec105.as_ptr().cast::<u8>();
-                                let len105 = vec105.len();
-                                ::core::mem::forget(vec105);
-                                *base
-                                    .add(4 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len105;
-                                *base
-                                    .add(3 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = ptr105.cast_mut();
                             }
-                            V109::Binary(e) => {
-                                *base.add(0).cast::<u8>() = (5i32) as u8;
+                            V111::Utf8(e) => {
+                                *base.add(0).cast::<u8>() = (4i32) as u8;
                                 let __with_name0::Varlen {
-                                    offsets: offsets106,
-                                    data: data106,
+                                    offsets: offsets105,
+                                    data: data105,
                                 } = e;
-                                let vec107 = <_ as Into<_rt::Vec<_>>>::into(offsets106)
+                                let vec106 = <_ as Into<_rt::Vec<_>>>::into(offsets105)
+                                    .into_boxed_slice();
+                                let ptr106 = vec106.as_ptr().cast::<u8>();
+                                let len106 = vec106.len();
+                                ::core::mem::forget(vec106);
+                                *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len106;
+                                *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr106.cast_mut();
+                                let vec107 = <_ as Into<_rt::Vec<_>>>::into(data105)
                                     .into_boxed_slice();
                                 let ptr107 = vec107.as_ptr().cast::<u8>();
                                 let len107 = vec107.len();
                                 ::core::mem::forget(vec107);
                                 *base
-                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .add(4 * ::core::mem::size_of::<*const u8>())
                                     .cast::<usize>() = len107;
                                 *base
-                                    .add(::core::mem::size_of::<*const u8>())
+                                    .add(3 * ::core::mem::size_of::<*const u8>())
                                     .cast::<*mut u8>() = ptr107.cast_mut();
-                                let vec108 = <_ as Into<_rt::Vec<_>>>::into(data106)
+                            }
+                            V111::Binary(e) => {
+                                *base.add(0).cast::<u8>() = (5i32) as u8;
+                                let __with_name0::Varlen {
+                                    offsets: offsets108,
+                                    data: data108,
+                                } = e;
+                                let vec109 = <_ as Into<_rt::Vec<_>>>::into(offsets108)
                                     .into_boxed_slice();
-                                let ptr108 = vec108.as_ptr().cast::<u8>();
-                                let len108 = vec108.len();
-                                ::core::mem::forget(vec108);
+                                let ptr109 = vec109.as_ptr().cast::<u8>();
+                                let len109 = vec109.len();
+                                ::core::mem::forget(vec109);
+                                *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len109;
+                                *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr109.cast_mut();
+                                let vec110 = <_ as Into<_rt::Vec<_>>>::into(data108)
+                                    .into_boxed_slice();
+                                let ptr110 = vec110.as_ptr().cast::<u8>();
+                                let len110 = vec110.len();
+                                ::core::mem::forget(vec110);
                                 *base
                                     .add(4 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len108;
+                                    .cast::<usize>() = len110;
                                 *base
                                     .add(3 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = ptr108.cast_mut();
+                                    .cast::<*mut u8>() = ptr110.cast_mut();
                             }
                         }
-                        let vec110 = <_ as Into<_rt::Vec<_>>>::into(validity98)
+                        let vec112 = <_ as Into<_rt::Vec<_>>>::into(validity100)
                             .into_boxed_slice();
-                        let ptr110 = vec110.as_ptr().cast::<u8>();
-                        let len110 = vec110.len();
-                        ::core::mem::forget(vec110);
+                        let ptr112 = vec112.as_ptr().cast::<u8>();
+                        let len112 = vec112.len();
+                        ::core::mem::forget(vec112);
                         *base
                             .add(6 * ::core::mem::size_of::<*const u8>())
-                            .cast::<usize>() = len110;
+                            .cast::<usize>() = len112;
                         *base
                             .add(5 * ::core::mem::size_of::<*const u8>())
-                            .cast::<*mut u8>() = ptr110.cast_mut();
+                            .cast::<*mut u8>() = ptr112.cast_mut();
                         *base
                             .add(7 * ::core::mem::size_of::<*const u8>())
-                            .cast::<u8>() = (match constant98 {
+                            .cast::<u8>() = (match constant100 {
                             true => 1,
                             false => 0,
                         }) as u8;
                     }
                 }
-                *ptr95.add(4 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len111;
-                *ptr95.add(3 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result111;
+                *ptr97.add(4 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len113;
+                *ptr97.add(3 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result113;
                 let kindling::plugin::processing::Timers {
-                    offsets: offsets112,
-                    times: times112,
-                } = eventtimers96;
-                let vec113 = <_ as Into<_rt::Vec<_>>>::into(offsets112)
+                    offsets: offsets114,
+                    times: times114,
+                } = eventtimers98;
+                let vec115 = <_ as Into<_rt::Vec<_>>>::into(offsets114)
                     .into_boxed_slice();
-                let ptr113 = vec113.as_ptr().cast::<u8>();
-                let len113 = vec113.len();
-                ::core::mem::forget(vec113);
-                *ptr95.add(6 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len113;
-                *ptr95.add(5 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr113
+                let ptr115 = vec115.as_ptr().cast::<u8>();
+                let len115 = vec115.len();
+                ::core::mem::forget(vec115);
+                *ptr97.add(6 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len115;
+                *ptr97.add(5 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr115
                     .cast_mut();
-                let vec114 = <_ as Into<_rt::Vec<_>>>::into(times112).into_boxed_slice();
-                let ptr114 = vec114.as_ptr().cast::<u8>();
-                let len114 = vec114.len();
-                ::core::mem::forget(vec114);
-                *ptr95.add(8 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len114;
-                *ptr95.add(7 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr114
-                    .cast_mut();
-                let kindling::plugin::processing::Timers {
-                    offsets: offsets115,
-                    times: times115,
-                } = processingtimers96;
-                let vec116 = <_ as Into<_rt::Vec<_>>>::into(offsets115)
-                    .into_boxed_slice();
+                let vec116 = <_ as Into<_rt::Vec<_>>>::into(times114).into_boxed_slice();
                 let ptr116 = vec116.as_ptr().cast::<u8>();
                 let len116 = vec116.len();
                 ::core::mem::forget(vec116);
-                *ptr95.add(10 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len116;
-                *ptr95.add(9 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr116
+                *ptr97.add(8 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len116;
+                *ptr97.add(7 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr116
                     .cast_mut();
-                let vec117 = <_ as Into<_rt::Vec<_>>>::into(times115).into_boxed_slice();
-                let ptr117 = vec117.as_ptr().cast::<u8>();
-                let len117 = vec117.len();
-                ::core::mem::forget(vec117);
-                *ptr95.add(12 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len117;
-                *ptr95.add(11 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr117
+                let kindling::plugin::processing::Timers {
+                    offsets: offsets117,
+                    times: times117,
+                } = processingtimers98;
+                let vec118 = <_ as Into<_rt::Vec<_>>>::into(offsets117)
+                    .into_boxed_slice();
+                let ptr118 = vec118.as_ptr().cast::<u8>();
+                let len118 = vec118.len();
+                ::core::mem::forget(vec118);
+                *ptr97.add(10 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len118;
+                *ptr97.add(9 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr118
                     .cast_mut();
-                let vec135 = outputs96;
-                let len135 = vec135.len();
-                let layout135 = _rt::alloc::Layout::from_size_align(
-                        vec135.len() * (6 * ::core::mem::size_of::<*const u8>()),
+                let vec119 = <_ as Into<_rt::Vec<_>>>::into(times117).into_boxed_slice();
+                let ptr119 = vec119.as_ptr().cast::<u8>();
+                let len119 = vec119.len();
+                ::core::mem::forget(vec119);
+                *ptr97.add(12 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len119;
+                *ptr97.add(11 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr119
+                    .cast_mut();
+                let vec137 = outputs98;
+                let len137 = vec137.len();
+                let layout137 = _rt::alloc::Layout::from_size_align(
+                        vec137.len() * (6 * ::core::mem::size_of::<*const u8>()),
                         ::core::mem::size_of::<*const u8>(),
                     )
                     .unwrap();
-                let (result135, _cleanup135) = wit_bindgen::rt::Cleanup::new(layout135);
-                if let Some(cleanup) = _cleanup135 {
+                let (result137, _cleanup137) = wit_bindgen::rt::Cleanup::new(layout137);
+                if let Some(cleanup) = _cleanup137 {
                     cleanup.forget();
                 }
-                for (i, e) in vec135.into_iter().enumerate() {
-                    let base = result135
+                for (i, e) in vec137.into_iter().enumerate() {
+                    let base = result137
                         .add(i * (6 * ::core::mem::size_of::<*const u8>()));
                     {
                         let kindling::plugin::processing::Rows {
-                            keys: keys118,
-                            rows: rows118,
-                            columns: columns118,
+                            keys: keys120,
+                            rows: rows120,
+                            columns: columns120,
                         } = e;
-                        let vec119 = <_ as Into<_rt::Vec<_>>>::into(keys118)
+                        let vec121 = <_ as Into<_rt::Vec<_>>>::into(keys120)
                             .into_boxed_slice();
-                        let ptr119 = vec119.as_ptr().cast::<u8>();
-                        let len119 = vec119.len();
-                        ::core::mem::forget(vec119);
-                        *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len119;
-                        *base.add(0).cast::<*mut u8>() = ptr119.cast_mut();
-                        let vec120 = <_ as Into<_rt::Vec<_>>>::into(rows118)
+                        let ptr121 = vec121.as_ptr().cast::<u8>();
+                        let len121 = vec121.len();
+                        ::core::mem::forget(vec121);
+                        *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len121;
+                        *base.add(0).cast::<*mut u8>() = ptr121.cast_mut();
+                        let vec122 = <_ as Into<_rt::Vec<_>>>::into(rows120)
                             .into_boxed_slice();
-                        let ptr120 = vec120.as_ptr().cast::<u8>();
-                        let len120 = vec120.len();
-                        ::core::mem::forget(vec120);
+                        let ptr122 = vec122.as_ptr().cast::<u8>();
+                        let len122 = vec122.len();
+                        ::core::mem::forget(vec122);
                         *base
                             .add(3 * ::core::mem::size_of::<*const u8>())
-                            .cast::<usize>() = len120;
+                            .cast::<usize>() = len122;
                         *base
                             .add(2 * ::core::mem::size_of::<*const u8>())
-                            .cast::<*mut u8>() = ptr120.cast_mut();
-                        let vec134 = columns118;
-                        let len134 = vec134.len();
-                        let layout134 = _rt::alloc::Layout::from_size_align(
-                                vec134.len() * (8 * ::core::mem::size_of::<*const u8>()),
+                            .cast::<*mut u8>() = ptr122.cast_mut();
+                        let vec136 = columns120;
+                        let len136 = vec136.len();
+                        let layout136 = _rt::alloc::Layout::from_size_align(
+                                vec136.len() * (8 * ::core::mem::size_of::<*const u8>()),
                                 ::core::mem::size_of::<*const u8>(),
                             )
                             .unwrap();
-                        let (result134, _cleanup134) = wit_bindgen::rt::Cleanup::new(
-                            layout134,
+                        let (result136, _cleanup136) = wit_bindgen::rt::Cleanup::new(
+                            layout136,
                         );
-                        if let Some(cleanup) = _cleanup134 {
+                        if let Some(cleanup) = _cleanup136 {
                             cleanup.forget();
                         }
-                        for (i, e) in vec134.into_iter().enumerate() {
-                            let base = result134
+                        for (i, e) in vec136.into_iter().enumerate() {
+                            let base = result136
                                 .add(i * (8 * ::core::mem::size_of::<*const u8>()));
                             {
                                 let __with_name0::Column {
-                                    values: values121,
-                                    validity: validity121,
-                                    constant: constant121,
+                                    values: values123,
+                                    validity: validity123,
+                                    constant: constant123,
                                 } = e;
-                                use __with_name0::Values as V132;
-                                match values121 {
-                                    V132::Boolean(e) => {
+                                use __with_name0::Values as V134;
+                                match values123 {
+                                    V134::Boolean(e) => {
                                         *base.add(0).cast::<u8>() = (0i32) as u8;
-                                        let vec122 = <_ as Into<_rt::Vec<_>>>::into(e)
-                                            .into_boxed_slice();
-                                        let ptr122 = vec122.as_ptr().cast::<u8>();
-                                        let len122 = vec122.len();
-                                        ::core::mem::forget(vec122);
-                                        *base
-                                            .add(2 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len122;
-                                        *base
-                                            .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = ptr122.cast_mut();
-                                    }
-                                    V132::Int64(e) => {
-                                        *base.add(0).cast::<u8>() = (1i32) as u8;
-                                        let vec123 = <_ as Into<_rt::Vec<_>>>::into(e)
-                                            .into_boxed_slice();
-                                        let ptr123 = vec123.as_ptr().cast::<u8>();
-                                        let len123 = vec123.len();
-                                        ::core::mem::forget(vec123);
-                                        *base
-                                            .add(2 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len123;
-                                        *base
-                                            .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = ptr123.cast_mut();
-                                    }
-                                    V132::Float64(e) => {
-                                        *base.add(0).cast::<u8>() = (2i32) as u8;
                                         let vec124 = <_ as Into<_rt::Vec<_>>>::into(e)
                                             .into_boxed_slice();
                                         let ptr124 = vec124.as_ptr().cast::<u8>();
@@ -1143,8 +1121,8 @@ pub unsafe fn _export_process_cabi<T_: Guest>(arg0: *mut u8) -> *mut u8 {
                                             .add(::core::mem::size_of::<*const u8>())
                                             .cast::<*mut u8>() = ptr124.cast_mut();
                                     }
-                                    V132::Timestamp(e) => {
-                                        *base.add(0).cast::<u8>() = (3i32) as u8;
+                                    V134::Int64(e) => {
+                                        *base.add(0).cast::<u8>() = (1i32) as u8;
                                         let vec125 = <_ as Into<_rt::Vec<_>>>::into(e)
                                             .into_boxed_slice();
                                         let ptr125 = vec125.as_ptr().cast::<u8>();
@@ -1157,13 +1135,23 @@ pub unsafe fn _export_process_cabi<T_: Guest>(arg0: *mut u8) -> *mut u8 {
                                             .add(::core::mem::size_of::<*const u8>())
                                             .cast::<*mut u8>() = ptr125.cast_mut();
                                     }
-                                    V132::Utf8(e) => {
-                                        *base.add(0).cast::<u8>() = (4i32) as u8;
-                                        let __with_name0::Varlen {
-                                            offsets: offsets126,
-                                            data: data126,
-                                        } = e;
-                                        let vec127 = <_ as Into<_rt::Vec<_>>>::into(offsets126)
+                                    V134::Float64(e) => {
+                                        *base.add(0).cast::<u8>() = (2i32) as u8;
+                                        let vec126 = <_ as Into<_rt::Vec<_>>>::into(e)
+                                            .into_boxed_slice();
+                                        let ptr126 = vec126.as_ptr().cast::<u8>();
+                                        let len126 = vec126.len();
+                                        ::core::mem::forget(vec126);
+                                        *base
+                                            .add(2 * ::core::mem::size_of::<*const u8>())
+                                            .cast::<usize>() = len126;
+                                        *base
+                                            .add(::core::mem::size_of::<*const u8>())
+                                            .cast::<*mut u8>() = ptr126.cast_mut();
+                                    }
+                                    V134::Timestamp(e) => {
+                                        *base.add(0).cast::<u8>() = (3i32) as u8;
+                                        let vec127 = <_ as Into<_rt::Vec<_>>>::into(e)
                                             .into_boxed_slice();
                                         let ptr127 = vec127.as_ptr().cast::<u8>();
                                         let len127 = vec127.len();
@@ -1174,62 +1162,80 @@ pub unsafe fn _export_process_cabi<T_: Guest>(arg0: *mut u8) -> *mut u8 {
                                         *base
                                             .add(::core::mem::size_of::<*const u8>())
                                             .cast::<*mut u8>() = ptr127.cast_mut();
-                                        let vec128 = <_ as Into<_rt::Vec<_>>>::into(data126)
-                                            .into_boxed_slice();
-                                        let ptr128 = vec128.as_ptr().cast::<u8>();
-                                        let len128 = vec128.len();
-                                        ::core::mem::forget(vec128);
-                                        *base
-                                            .add(4 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len128;
-                                        *base
-                                            .add(3 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = ptr128.cast_mut();
                                     }
-                                    V132::Binary(e) => {
-                                        *base.add(0).cast::<u8>() = (5i32) as u8;
+                                    V134::Utf8(e) => {
+                                        *base.add(0).cast::<u8>() = (4i32) as u8;
                                         let __with_name0::Varlen {
-                                            offsets: offsets129,
-                                            data: data129,
+                                            offsets: offsets128,
+                                            data: data128,
                                         } = e;
-                                        let vec130 = <_ as Into<_rt::Vec<_>>>::into(offsets129)
+                                        let vec129 = <_ as Into<_rt::Vec<_>>>::into(offsets128)
+                                            .into_boxed_slice();
+                                        let ptr129 = vec129.as_ptr().cast::<u8>();
+                                        let len129 = vec129.len();
+                                        ::core::mem::forget(vec129);
+                                        *base
+                                            .add(2 * ::core::mem::size_of::<*const u8>())
+                                            .cast::<usize>() = len129;
+                                        *base
+                                            .add(::core::mem::size_of::<*const u8>())
+                                            .cast::<*mut u8>() = ptr129.cast_mut();
+                                        let vec130 = <_ as Into<_rt::Vec<_>>>::into(data128)
                                             .into_boxed_slice();
                                         let ptr130 = vec130.as_ptr().cast::<u8>();
                                         let len130 = vec130.len();
                                         ::core::mem::forget(vec130);
                                         *base
-                                            .add(2 * ::core::mem::size_of::<*const u8>())
+                                            .add(4 * ::core::mem::size_of::<*const u8>())
                                             .cast::<usize>() = len130;
                                         *base
-                                            .add(::core::mem::size_of::<*const u8>())
+                                            .add(3 * ::core::mem::size_of::<*const u8>())
                                             .cast::<*mut u8>() = ptr130.cast_mut();
-                                        let vec131 = <_ as Into<_rt::Vec<_>>>::into(data129)
+                                    }
+                                    V134::Binary(e) => {
+                                        *base.add(0).cast::<u8>() = (5i32) as u8;
+                                        let __with_name0::Varlen {
+                                            offsets: offsets131,
+                                            data: data131,
+                                        } = e;
+                                        let vec132 = <_ as Into<_rt::Vec<_>>>::into(offsets131)
                                             .into_boxed_slice();
-                                        let ptr131 = vec131.as_ptr().cast::<u8>();
-                                        let len131 = vec131.len();
-                                        ::core::mem::forget(vec131);
+                                        let ptr132 = vec132.as_ptr().cast::<u8>();
+                                        let len132 = vec132.len();
+                                        ::core::mem::forget(vec132);
+                                        *base
+                                            .add(2 * ::core::mem::size_of::<*const u8>())
+                                            .cast::<usize>() = len132;
+                                        *base
+                                            .add(::core::mem::size_of::<*const u8>())
+                                            .cast::<*mut u8>() = ptr132.cast_mut();
+                                        let vec133 = <_ as Into<_rt::Vec<_>>>::into(data131)
+                                            .into_boxed_slice();
+                                        let ptr133 = vec133.as_ptr().cast::<u8>();
+                                        let len133 = vec133.len();
+                                        ::core::mem::forget(vec133);
                                         *base
                                             .add(4 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len131;
+                                            .cast::<usize>() = len133;
                                         *base
                                             .add(3 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = ptr131.cast_mut();
+                                            .cast::<*mut u8>() = ptr133.cast_mut();
                                     }
                                 }
-                                let vec133 = <_ as Into<_rt::Vec<_>>>::into(validity121)
+                                let vec135 = <_ as Into<_rt::Vec<_>>>::into(validity123)
                                     .into_boxed_slice();
-                                let ptr133 = vec133.as_ptr().cast::<u8>();
-                                let len133 = vec133.len();
-                                ::core::mem::forget(vec133);
+                                let ptr135 = vec135.as_ptr().cast::<u8>();
+                                let len135 = vec135.len();
+                                ::core::mem::forget(vec135);
                                 *base
                                     .add(6 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len133;
+                                    .cast::<usize>() = len135;
                                 *base
                                     .add(5 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = ptr133.cast_mut();
+                                    .cast::<*mut u8>() = ptr135.cast_mut();
                                 *base
                                     .add(7 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<u8>() = (match constant121 {
+                                    .cast::<u8>() = (match constant123 {
                                     true => 1,
                                     false => 0,
                                 }) as u8;
@@ -1237,43 +1243,43 @@ pub unsafe fn _export_process_cabi<T_: Guest>(arg0: *mut u8) -> *mut u8 {
                         }
                         *base
                             .add(5 * ::core::mem::size_of::<*const u8>())
-                            .cast::<usize>() = len134;
+                            .cast::<usize>() = len136;
                         *base
                             .add(4 * ::core::mem::size_of::<*const u8>())
-                            .cast::<*mut u8>() = result134;
+                            .cast::<*mut u8>() = result136;
                     }
                 }
-                *ptr95.add(14 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len135;
-                *ptr95.add(13 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result135;
+                *ptr97.add(14 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len137;
+                *ptr97.add(13 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result137;
             }
             Err(e) => {
-                *ptr95.add(0).cast::<u8>() = (1i32) as u8;
-                let __with_name0::Failure { message: message136, row: row136 } = e;
-                let vec137 = (message136.into_bytes()).into_boxed_slice();
-                let ptr137 = vec137.as_ptr().cast::<u8>();
-                let len137 = vec137.len();
-                ::core::mem::forget(vec137);
-                *ptr95.add(2 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len137;
-                *ptr95.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr137
+                *ptr97.add(0).cast::<u8>() = (1i32) as u8;
+                let __with_name0::Failure { message: message138, row: row138 } = e;
+                let vec139 = (message138.into_bytes()).into_boxed_slice();
+                let ptr139 = vec139.as_ptr().cast::<u8>();
+                let len139 = vec139.len();
+                ::core::mem::forget(vec139);
+                *ptr97.add(2 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len139;
+                *ptr97.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr139
                     .cast_mut();
-                match row136 {
+                match row138 {
                     Some(e) => {
-                        *ptr95
+                        *ptr97
                             .add(3 * ::core::mem::size_of::<*const u8>())
                             .cast::<u8>() = (1i32) as u8;
-                        *ptr95
+                        *ptr97
                             .add(4 + 3 * ::core::mem::size_of::<*const u8>())
                             .cast::<i32>() = _rt::as_i32(e);
                     }
                     None => {
-                        *ptr95
+                        *ptr97
                             .add(3 * ::core::mem::size_of::<*const u8>())
                             .cast::<u8>() = (0i32) as u8;
                     }
                 };
             }
         };
-        ptr95
+        ptr97
     }
 }
 #[doc(hidden)]
@@ -1645,7 +1651,7 @@ pub mod kindling {
         /// carries many keys. As ever a guest keeps nothing between two calls, and the same input gives the same output.
         ///
         /// What happens to a key within a call, in this order: processing timers up to `now` fire; then, for each of its rows, event timers up to the
-        /// row's watermark fire and the row is given; at last event timers up to the call's watermark fire. A timer that is set meanwhile and falls due
+        /// row's watermark fire and the row is given; at last event timers up to the key's `until` fire. A timer that is set meanwhile and falls due
         /// fires in its place. So what comes out does not depend on how rows were cut into calls.
         #[allow(dead_code, async_fn_in_trait, unused_imports, clippy::all)]
         pub mod processing {
@@ -1777,8 +1783,8 @@ pub mod kindling {
                 pub times: _rt::Vec<i64>,
                 /// The watermark that the rows before each row made.
                 pub watermarks: _rt::Vec<i64>,
-                /// The watermark after all rows.
-                pub watermark: i64,
+                /// The watermark after all rows of each key.
+                pub until: _rt::Vec<i64>,
                 /// Processing time, the same for the whole call; milliseconds since 1970 UTC.
                 pub now: i64,
                 pub eventtimers: Timers,
@@ -1797,7 +1803,7 @@ pub mod kindling {
                         .field("arguments", &self.arguments)
                         .field("times", &self.times)
                         .field("watermarks", &self.watermarks)
-                        .field("watermark", &self.watermark)
+                        .field("until", &self.until)
                         .field("now", &self.now)
                         .field("eventtimers", &self.eventtimers)
                         .field("processingtimers", &self.processingtimers)
@@ -1974,9 +1980,9 @@ macro_rules! __export_process_impl {
         "wasm32")] #[unsafe (link_section =
         "component-type:wit-bindgen:0.61.1:kindling:plugin@0.1.0:process:imports and exports")]
         #[doc(hidden)] #[allow(clippy::octal_escapes)] pub static
-        __WIT_BINDGEN_COMPONENT_TYPE : [u8; 1402] = *
+        __WIT_BINDGEN_COMPONENT_TYPE : [u8; 1398] = *
         b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xfc\x09\x01A\x02\x01\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xf8\x09\x01A\x02\x01\
 A\x14\x01B\x1a\x01m\x06\x07boolean\x05int64\x07float64\x09timestamp\x04utf8\x06b\
 inary\x04\0\x08datatype\x03\0\0\x01py\x01p}\x01r\x02\x07offsets\x02\x04data\x03\x04\
 \0\x06varlen\x03\0\x04\x01px\x01pu\x01q\x06\x07boolean\x01\x03\0\x05int64\x01\x06\
@@ -1997,8 +2003,8 @@ mes\x03docs\x09arguments\x08\x05state\x0b\x07outputs\x0c\x04\0\x07process\x03\0\
 \x01p\x0e\x01r\x04\x04names\x07versions\x03sdks\x09processes\x0f\x04\0\x09proces\
 ses\x03\0\x10\x01py\x01px\x01r\x02\x07offsets\x12\x05times\x13\x04\0\x06timers\x03\
 \0\x14\x01p}\x01p\x01\x01r\x0b\x04keysy\x05known\x16\x06states\x17\x07offsets\x12\
-\x09arguments\x17\x05times\x13\x0awatermarks\x13\x09watermarkx\x03nowx\x0beventt\
-imers\x15\x10processingtimers\x15\x04\0\x05batch\x03\0\x18\x01r\x03\x04keys\x12\x04\
+\x09arguments\x17\x05times\x13\x0awatermarks\x13\x05until\x13\x03nowx\x0beventti\
+mers\x15\x10processingtimers\x15\x04\0\x05batch\x03\0\x18\x01r\x03\x04keys\x12\x04\
 rows\x12\x07columns\x17\x04\0\x04rows\x03\0\x1a\x01p\x1b\x01r\x05\x05known\x16\x06\
 states\x17\x0beventtimers\x15\x10processingtimers\x15\x07outputs\x1c\x04\0\x06ef\
 fect\x03\0\x1d\x03\0\x20kindling:plugin/processing@0.1.0\x05\x04\x02\x03\0\0\x07\
@@ -2021,8 +2027,8 @@ pub use __export_process_impl as export_process;
 )]
 #[doc(hidden)]
 #[allow(clippy::octal_escapes)]
-pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1400] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xda\x09\x01A\x02\x01\
+pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 1396] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xd6\x09\x01A\x02\x01\
 A\x0f\x01B\x1a\x01m\x06\x07boolean\x05int64\x07float64\x09timestamp\x04utf8\x06b\
 inary\x04\0\x08datatype\x03\0\0\x01py\x01p}\x01r\x02\x07offsets\x02\x04data\x03\x04\
 \0\x06varlen\x03\0\x04\x01px\x01pu\x01q\x06\x07boolean\x01\x03\0\x05int64\x01\x06\
@@ -2043,8 +2049,8 @@ mes\x03docs\x09arguments\x08\x05state\x0b\x07outputs\x0c\x04\0\x07process\x03\0\
 \x01p\x0e\x01r\x04\x04names\x07versions\x03sdks\x09processes\x0f\x04\0\x09proces\
 ses\x03\0\x10\x01py\x01px\x01r\x02\x07offsets\x12\x05times\x13\x04\0\x06timers\x03\
 \0\x14\x01p}\x01p\x01\x01r\x0b\x04keysy\x05known\x16\x06states\x17\x07offsets\x12\
-\x09arguments\x17\x05times\x13\x0awatermarks\x13\x09watermarkx\x03nowx\x0beventt\
-imers\x15\x10processingtimers\x15\x04\0\x05batch\x03\0\x18\x01r\x03\x04keys\x12\x04\
+\x09arguments\x17\x05times\x13\x0awatermarks\x13\x05until\x13\x03nowx\x0beventti\
+mers\x15\x10processingtimers\x15\x04\0\x05batch\x03\0\x18\x01r\x03\x04keys\x12\x04\
 rows\x12\x07columns\x17\x04\0\x04rows\x03\0\x1a\x01p\x1b\x01r\x05\x05known\x16\x06\
 states\x17\x0beventtimers\x15\x10processingtimers\x15\x07outputs\x1c\x04\0\x06ef\
 fect\x03\0\x1d\x03\0\x20kindling:plugin/processing@0.1.0\x05\x04\x02\x03\0\0\x07\

@@ -159,6 +159,7 @@ fn spec(pipeline: &Pipeline, data_dir: &Path) -> CommitSpec {
         source: pipeline.source.clone(),
         partitions: Vec::new(),
         sink: pipeline.sink.clone(),
+        outputs: pipeline.outputs(),
         late: pipeline.late.clone(),
         rejects: pipeline.rejects.clone(),
         data_dir: data_dir.to_path_buf(),

@@ -1,14 +1,16 @@
 //! The operations of a pipeline.
 
 use crate::config::decode::{Fields, text};
+use crate::config::endpoints::Connections;
 use crate::config::fault::{Fault, suggest};
 use crate::config::path;
+use crate::config::processes::process;
 use crate::config::spec::{AggregationSpec, FilterSpec, Operation, ParseColumn, ParseSpec, Placed};
 use crate::config::windows::window_aggregate;
 use crate::config::yaml::{Node, NodeValue};
 use crate::plan::OutputType;
 
-const OPERATIONS: [&str; 4] = ["parse", "filter", "project", "window_aggregate"];
+const OPERATIONS: [&str; 5] = ["parse", "filter", "project", "window_aggregate", "process"];
 const OUTPUT_TYPES: [(&str, OutputType); 9] = [
     ("string", OutputType::String),
     ("long", OutputType::Long),
@@ -22,7 +24,7 @@ const OUTPUT_TYPES: [(&str, OutputType); 9] = [
 ];
 
 /// One item of `pipeline`.
-pub fn operation(node: Node, faults: &mut Vec<Fault>) -> Option<Placed<Operation>> {
+pub fn operation(node: Node, connections: &Connections, faults: &mut Vec<Fault>) -> Option<Placed<Operation>> {
     let place = node.place;
     let mut fields = Fields::new(node, "an operation", faults);
     let name = fields.text("operation", faults)?;
@@ -31,6 +33,10 @@ pub fn operation(node: Node, faults: &mut Vec<Fault>) -> Option<Placed<Operation
         "filter" => nested(&mut fields, "filter", faults, filter).map(Operation::Filter),
         "project" => nested(&mut fields, "project", faults, project).map(Operation::Project),
         "window_aggregate" => nested(&mut fields, "window_aggregate", faults, window_aggregate).map(Operation::WindowAggregate),
+        "process" => {
+            let read = |fields: &mut Fields<'_>, faults: &mut Vec<Fault>| process(fields, connections, faults);
+            nested(&mut fields, "process", faults, read).map(Operation::Process)
+        }
         other => {
             let near = suggest(other, OPERATIONS);
             let all = OPERATIONS.join(", ");
@@ -47,7 +53,7 @@ fn nested<T>(
     fields: &mut Fields<'_>,
     name: &'static str,
     faults: &mut Vec<Fault>,
-    read: fn(&mut Fields<'_>, &mut Vec<Fault>) -> Option<T>,
+    read: impl Fn(&mut Fields<'_>, &mut Vec<Fault>) -> Option<T>,
 ) -> Option<T> {
     match fields.take(name) {
         None => read(fields, faults),

@@ -5,12 +5,14 @@ use crate::config::yaml::{Node, NodeValue};
 
 /// Name of the windowed aggregation where the file gives none.
 pub const WINDOW_AGGREGATE: &str = "window_aggregate";
+/// Name of the keyed process where the file gives none.
+pub const PROCESS: &str = "process";
 
 /// Takes `name` off an operation that has state; none of any other.
 pub(super) fn take_name(node: &mut Node, faults: &mut Vec<Fault>) -> Option<String> {
     let NodeValue::Map(members) = &mut node.value else { return None };
-    let is_window = |v: &NodeValue| matches!(v, NodeValue::Str(kind) if kind == WINDOW_AGGREGATE);
-    if !members.iter().any(|(k, v)| k.value == "operation" && is_window(&v.value)) {
+    let has_state = |v: &NodeValue| matches!(v, NodeValue::Str(kind) if [WINDOW_AGGREGATE, PROCESS].contains(&kind.as_str()));
+    if !members.iter().any(|(k, v)| k.value == "operation" && has_state(&v.value)) {
         return None;
     }
     let at = members.iter().position(|(k, _)| k.value == "name")?;

@@ -42,7 +42,7 @@ pub struct Pipeline {
     pub state: StateSpec,
     /// Operations in their order.
     pub operations: Vec<Placed<Operation>>,
-    /// Name of the operator that has state: `name` of the windowed aggregation, `window_aggregate` where the file has none.
+    /// Name of the operator that has state: `name` of the windowed aggregation or process, `window_aggregate` or `process` where the file has none.
     pub operator: String,
     /// Where results go; stdout where the file has none.
     pub sink: SinkSpec,
@@ -54,6 +54,19 @@ pub struct Pipeline {
     pub timestamp_format: TimestampFormat,
     /// Result rows carry `plugin_versions`.
     pub include_plugin_version: bool,
+}
+
+impl Pipeline {
+    /// Sinks of the process's outputs, by name.
+    pub fn outputs(&self) -> Vec<(String, SinkSpec)> {
+        let of = |operation: &Placed<Operation>| match &operation.value {
+            Operation::Process(process) => {
+                process.outputs.iter().map(|(name, sink)| (name.value.clone(), sink.clone())).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.operations.iter().flat_map(of).collect()
+    }
 }
 
 /// How timestamps are written.
@@ -189,6 +202,39 @@ pub enum Operation {
     Project(Vec<(Placed<String>, Placed<String>)>),
     /// Windowed aggregation.
     WindowAggregate(WindowAggregateSpec),
+    /// Keyed process.
+    Process(ProcessSpec),
+}
+
+/// `process`.
+#[derive(Clone, Debug)]
+pub struct ProcessSpec {
+    /// A guest's process.
+    pub process: Placed<String>,
+    /// SQL expressions that make the key.
+    pub keys: Vec<Placed<String>>,
+    /// Column of the event time.
+    pub timestamp_column: Placed<String>,
+    /// Bounded out-of-orderness.
+    pub watermark: Duration,
+    /// An event time may be this much later than the timestamp of its record.
+    pub max_future: Duration,
+    /// A key that no row has come for in so long is forgotten.
+    pub ttl: Duration,
+    /// In which order it is given a key's rows.
+    pub order: Order,
+    /// Sinks of outputs by name; `results` goes on in the pipeline.
+    pub outputs: Vec<(Placed<String>, SinkSpec)>,
+}
+
+/// In which order a process is given a key's rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// As they come.
+    #[default]
+    Arrival,
+    /// By event time: rows wait until the watermark is past them.
+    EventTime,
 }
 
 /// `parse`.

@@ -56,6 +56,8 @@ pub struct Closed {
     pub taken: Vec<(PaneId, Box<[u8]>)>,
     /// Timers that went off and are set anew: for when, and of which slot.
     pub rearmed: Vec<(i64, PaneId, Box<[u8]>)>,
+    /// The same by processing time, of a keyed process.
+    pub rearmed_processing: Vec<(i64, PaneId, Box<[u8]>)>,
     /// Result rows: columns as [`WindowPlan::result`].
     pub results: Vec<RecordBatch>,
     /// Results that were given and are no more, as sessions were merged: their keys count, aggregates are null.

@@ -72,6 +72,19 @@ pub struct EpochStart {
     pub excluded: Arc<ExcludedKeys>,
 }
 
+/// Rows for a keyed process.
+#[derive(Clone, Debug)]
+pub struct KeyedRows {
+    /// In the schema that reaches the process, with [`crate::limits::ROW_COLUMN`] last.
+    pub rows: RecordBatch,
+    /// The watermark of the partition before each of them.
+    pub watermarks: Vec<i64>,
+    /// Partition, index as in the source.
+    pub partition: usize,
+    /// Index into [`TaskEpoch::input`].
+    pub batch: usize,
+}
+
 /// What a task made of its share of an epoch.
 pub struct TaskEpoch {
     /// The raw batches, kept so that the epoch can be run again.
@@ -80,7 +93,9 @@ pub struct TaskEpoch {
     pub start: EpochStart,
     /// Partial states by (pane, key).
     pub partial: Partial,
-    /// Output rows of a pipeline without aggregation.
+    /// Rows for a keyed process.
+    pub keyed: Vec<KeyedRows>,
+    /// Output rows of a pipeline without state.
     pub outputs: Vec<RecordBatch>,
     /// Late rows.
     pub late: Vec<LateRow>,

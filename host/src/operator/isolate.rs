@@ -1,5 +1,6 @@
 //! Finding what is at fault in a call that failed, by bisection, within a budget.
 
+use crate::plugin::GuestError;
 use datafusion::error::{DataFusionError, Result};
 use std::ops::Range;
 
@@ -22,8 +23,18 @@ impl Budget {
     }
 
     fn spend(&mut self, error: Option<&DataFusionError>) {
-        let timed_out = error.and_then(crate::plugin::guest_error).is_some_and(|g| g.kind == crate::plugin::FailureKind::Timeout);
+        self.spend_on(error.and_then(crate::plugin::guest_error));
+    }
+
+    /// A call, and how it failed where it did.
+    pub fn spend_on(&mut self, error: Option<&GuestError>) {
+        let timed_out = error.is_some_and(|g| g.kind == crate::plugin::FailureKind::Timeout);
         self.left = self.left.saturating_sub(if timed_out { TIMEOUT_COST } else { 1 });
+    }
+
+    /// Whether nothing is left.
+    pub fn is_spent(&self) -> bool {
+        self.left == 0
     }
 }
 

@@ -19,8 +19,9 @@
 //! the rows of all others late. One past `maxFuture` is rejected.
 
 use crate::operator::assigner::EVENT_TIME_MAX;
-use crate::plan::WindowPlan;
+use crate::plan::{ProcessPlan, WindowPlan};
 use crate::time::{format_span, write_rfc3339};
+use std::time::Duration;
 
 /// Moves the watermark of a partition. Milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +40,16 @@ pub struct InFuture {
 impl EventClock {
     /// The clock of a plan's window.
     pub fn new(window: &WindowPlan) -> Self {
-        Self { out_of_orderness: window.out_of_orderness.as_millis() as i64, max_future: window.max_future.as_millis() as i64 }
+        Self::with(window.out_of_orderness, window.max_future)
+    }
+
+    /// The clock of a keyed process.
+    pub fn of_process(process: &ProcessPlan) -> Self {
+        Self::with(process.out_of_orderness, process.max_future)
+    }
+
+    fn with(out_of_orderness: Duration, max_future: Duration) -> Self {
+        Self { out_of_orderness: out_of_orderness.as_millis() as i64, max_future: max_future.as_millis() as i64 }
     }
 
     /// The watermark of a partition after a row of event time `time`; `written` gives the timestamp of its record.
@@ -70,7 +80,7 @@ impl EventClock {
         let ahead = format_span(row.time.saturating_sub(row.written));
         text.push_str(&format!(" is {ahead} after its record's timestamp, "));
         write_rfc3339(row.written.clamp(-EVENT_TIME_MAX, EVENT_TIME_MAX), &mut text);
-        text.push_str(&format!(": a clock was wrong (`maxFuture` of the window is {})", format_span(self.max_future)));
+        text.push_str(&format!(": a clock was wrong (`maxFuture` is {})", format_span(self.max_future)));
         text
     }
 }
@@ -113,7 +123,7 @@ mod tests {
         assert_eq!(
             text,
             "the event time 1970-01-02T00:00:50.001Z is 1d after its record's timestamp, 1970-01-01T00:00:50.000Z: a clock was wrong \
-             (`maxFuture` of the window is 1d)"
+             (`maxFuture` is 1d)"
         );
         // A row that is a year old beside a record that is a year old, and beside one of today.
         assert_eq!(clock.advance(0, DAY, || Some(DAY)), Ok(DAY - 2_000));

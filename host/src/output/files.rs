@@ -21,7 +21,7 @@ pub const CLAIMS: [&str; 3] = ["file/sink", "file/late", "file/rejects"];
 /// The sinks of a job that are not Kafka topics, by role.
 #[derive(Default)]
 pub struct FileSinks {
-    sinks: BTreeMap<&'static str, Sink>,
+    sinks: BTreeMap<String, Sink>,
 }
 
 enum Sink {
@@ -35,17 +35,17 @@ impl FileSinks {
     /// # Errors
     /// [`CommitError::Config`] when a file can't be used, or has lines that no commit of this job knows of.
     pub fn open(
-        specs: &[(&'static str, &SinkSpec)],
+        specs: &[(String, &SinkSpec)],
         committed: Option<&BTreeMap<String, u64>>,
         tree: &Tree,
     ) -> Result<Self, CommitError> {
         let mut sinks = BTreeMap::new();
         for (role, spec) in specs {
             match spec {
-                SinkSpec::Stdout => drop(sinks.insert(*role, Sink::Stdout)),
+                SinkSpec::Stdout => drop(sinks.insert(role.clone(), Sink::Stdout)),
                 SinkSpec::File { path } => {
-                    let committed = committed.and_then(|c| c.get(*role)).copied();
-                    sinks.insert(*role, claim(role, path, committed, tree)?);
+                    let committed = committed.and_then(|c| c.get(role)).copied();
+                    sinks.insert(role.clone(), claim(role, path, committed, tree)?);
                 }
                 SinkSpec::Kafka { .. } | SinkSpec::Discard => {}
             }
@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn open(spec: &SinkSpec, committed: Option<&BTreeMap<String, u64>>, tree: &Tree) -> Result<FileSinks, CommitError> {
-        FileSinks::open(&[("sink", spec)], committed, tree)
+        FileSinks::open(&[("sink".to_owned(), spec)], committed, tree)
     }
 
     fn config_error(opened: Result<FileSinks, CommitError>, part: &str) {

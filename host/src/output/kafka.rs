@@ -42,7 +42,7 @@ pub struct KafkaCommitter {
     /// The group's name on the broker; only for a source on the same cluster.
     group: Option<(BaseConsumer, ConsumerGroupMetadata)>,
     /// Topics of the roles that are topics.
-    topics: BTreeMap<&'static str, String>,
+    topics: BTreeMap<String, String>,
     transactions: Option<Transactions>,
     tree: Option<Follower>,
     /// The tree was thrown away once; what does not read back after that is not the tree's fault.
@@ -162,6 +162,7 @@ impl KafkaCommitter {
     fn transact(&self, transactions: &Transactions, commit: &EpochCommit, meta: &[u8]) -> Result<Place, CommitError> {
         transactions.begin()?;
         self.send_all(transactions, "sink", &commit.outputs)?;
+        commit.named.iter().try_for_each(|(role, records)| self.send_all(transactions, role, records))?;
         self.send_all(transactions, "late", &commit.late)?;
         self.send_all(transactions, "rejects", &commit.rejects)?;
         for (i, change) in commit.changes.iter().enumerate() {
@@ -348,6 +349,7 @@ impl Committer for KafkaCommitter {
     fn commit(&mut self, commit: EpochCommit) -> Result<(), CommitError> {
         let missing = || CommitError::Aborted("nothing has been restored".into());
         self.files.write("sink", &commit.outputs)?;
+        commit.named.iter().try_for_each(|(role, records)| self.files.write(role, records))?;
         self.files.write("late", &commit.late)?;
         self.files.write("rejects", &commit.rejects)?;
         let transactions = self.transactions.as_ref().ok_or_else(missing)?;

@@ -2,7 +2,7 @@
 
 use crate::config::spec::SinkSpec;
 use crate::output::files::FileSinks;
-use crate::output::{Change, CommitError, CommitSpec, Committer, EpochCommit, Meta};
+use crate::output::{Change, CommitError, CommitSpec, Committer, EpochCommit, Meta, output_role};
 use crate::state::tree::{Tree, TreeError};
 
 /// Commits to the local tree.
@@ -37,10 +37,11 @@ pub fn read_meta(bytes: &[u8]) -> Result<Meta, CommitError> {
 }
 
 /// The sinks of a job by role.
-pub fn roles(spec: &CommitSpec) -> Vec<(&'static str, &SinkSpec)> {
+pub fn roles(spec: &CommitSpec) -> Vec<(String, &SinkSpec)> {
     let side = [("late", &spec.late), ("rejects", &spec.rejects)];
-    let side = side.into_iter().filter_map(|(role, sink)| Some((role, sink.as_ref()?)));
-    std::iter::once(("sink", &spec.sink)).chain(side).collect()
+    let side = side.into_iter().filter_map(|(role, sink)| Some((role.to_owned(), sink.as_ref()?)));
+    let named = spec.outputs.iter().map(|(name, sink)| (output_role(name), sink));
+    std::iter::once(("sink".to_owned(), &spec.sink)).chain(side).chain(named).collect()
 }
 
 impl Committer for LocalCommitter {
@@ -61,6 +62,7 @@ impl Committer for LocalCommitter {
     fn commit(&mut self, commit: EpochCommit) -> Result<(), CommitError> {
         let tree = self.tree.as_ref().ok_or_else(|| CommitError::Aborted("nothing has been restored".into()))?;
         self.files.write("sink", &commit.outputs)?;
+        commit.named.iter().try_for_each(|(role, records)| self.files.write(role, records))?;
         self.files.write("late", &commit.late)?;
         self.files.write("rejects", &commit.rejects)?;
         let meta = Meta { files: self.files.lengths(), ..commit.meta };
@@ -83,6 +85,7 @@ mod tests {
             source: SourceSpec::Stdin,
             partitions: vec![],
             sink: SinkSpec::File { path: dir.join("out.jsonl").display().to_string() },
+            outputs: Vec::new(),
             late: None,
             rejects: Some(SinkSpec::Discard),
             data_dir: dir.join("data"),

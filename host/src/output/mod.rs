@@ -63,7 +63,7 @@ pub struct Meta {
     /// How the process that runs the job was told to begin (`--restore`, `--from`, `--drop-state`): it is done once, not at each restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<String>,
-    /// Length of each file sink in bytes after this epoch, by sink role (`sink`, `late`, `rejects`); set by the committer.
+    /// Length of each file sink in bytes after this epoch, by sink role (`sink`, `late`, `rejects`, `output/NAME`); set by the committer.
     #[serde(default)]
     pub files: BTreeMap<String, u64>,
 }
@@ -79,6 +79,8 @@ pub struct EpochCommit {
     pub epoch: u64,
     /// Result rows.
     pub outputs: Vec<OutRecord>,
+    /// Rows of a process's outputs that have sinks of their own, by role: see [`output_role`].
+    pub named: Vec<(String, Vec<OutRecord>)>,
     /// Late rows, for the `late` side output (dropped by the committer when the pipeline has none; they were counted).
     pub late: Vec<OutRecord>,
     /// Rejected rows, for the `rejects` side output.
@@ -94,7 +96,11 @@ pub struct EpochCommit {
 impl EpochCommit {
     /// Whether it writes nothing; its positions may still have moved.
     pub fn is_empty(&self) -> bool {
-        self.outputs.is_empty() && self.late.is_empty() && self.rejects.is_empty() && self.changes.is_empty()
+        self.outputs.is_empty()
+            && self.named.iter().all(|(_, rows)| rows.is_empty())
+            && self.late.is_empty()
+            && self.rejects.is_empty()
+            && self.changes.is_empty()
     }
 
     /// The epoch's number as its newtype.
@@ -205,6 +211,8 @@ pub struct CommitSpec {
     pub partitions: Vec<PartitionName>,
     /// Sink of the results.
     pub sink: SinkSpec,
+    /// Sinks of a process's outputs, by name.
+    pub outputs: Vec<(String, SinkSpec)>,
     /// Sink of late rows.
     pub late: Option<SinkSpec>,
     /// Sink of rejects.
@@ -220,14 +228,18 @@ impl CommitSpec {
     }
 }
 
+/// The role of the sink of a process's output.
+pub fn output_role(name: &str) -> String {
+    format!("output/{name}")
+}
+
 /// The committer of a job: transactions where its source or a sink is Kafka, else the local tree.
 ///
 /// # Errors
 /// [`CommitError::Config`] when the sinks can't be committed together.
 pub fn open(spec: CommitSpec) -> Result<Box<dyn Committer>, CommitError> {
-    let sinks = [Some(&spec.sink), spec.late.as_ref(), spec.rejects.as_ref()];
-    let kafka =
-        matches!(spec.source, SourceSpec::Kafka(_)) || sinks.into_iter().flatten().any(|s| matches!(s, SinkSpec::Kafka { .. }));
+    let on_kafka = local::roles(&spec).iter().any(|(_, sink)| matches!(sink, SinkSpec::Kafka { .. }));
+    let kafka = matches!(spec.source, SourceSpec::Kafka(_)) || on_kafka;
     if kafka { Ok(Box::new(kafka::KafkaCommitter::new(spec)?)) } else { Ok(Box::new(local::LocalCommitter::new(spec))) }
 }
 

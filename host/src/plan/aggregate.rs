@@ -31,13 +31,14 @@ pub(super) const IS_FINAL: &str = "isFinal";
 
 /// Columns that reach the aggregation, each once.
 #[derive(Default)]
-struct Inputs {
-    columns: Vec<(String, Expr)>,
+pub(super) struct Inputs {
+    /// Name and value of each.
+    pub columns: Vec<(String, Expr)>,
 }
 
 impl Inputs {
     /// Index of the column with the value of `expr`; it is called `name` when it is new.
-    fn index(&mut self, expr: Expr, name: &str) -> usize {
+    pub fn index(&mut self, expr: Expr, name: &str) -> usize {
         if let Some(i) = self.columns.iter().position(|(_, e)| *e == expr) {
             return i;
         }
@@ -199,7 +200,8 @@ fn hidden(
     Ok(hidden)
 }
 
-fn event_time(planner: &mut Planner<'_>, stage: &Stage, name: &Placed<String>, inputs: &mut Inputs) -> Option<usize> {
+/// The column of the event time.
+pub(super) fn event_time(planner: &mut Planner<'_>, stage: &Stage, name: &Placed<String>, inputs: &mut Inputs) -> Option<usize> {
     let column = planner.column(name, stage.schema())?;
     match column.data_type {
         t if t == timestamp_type() => Some(inputs.index(column.expr, &name.value)),

@@ -1,6 +1,6 @@
 //! The functions that a pipeline may call: DataFusion's and those of plugins, in one registry.
 
-use crate::plugin::{FunctionKind, GuestUse, PluginSet};
+use crate::plugin::{FunctionKind, GuestUse, Plugin, PluginSet};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
@@ -20,6 +20,8 @@ pub(super) trait Functions {
     fn guest(&self, function: &str) -> Option<(FunctionKind, GuestUse)>;
     /// How an aggregate's state is laid out, as text.
     fn layout_of(&self, function: &str) -> Option<String>;
+    /// The plugin with a keyed process of that name, and the process's number there.
+    fn process(&self, name: &str) -> Option<(Arc<Plugin>, usize)>;
     /// Names of all functions.
     fn function_names(&self) -> Vec<String>;
 }
@@ -43,6 +45,10 @@ impl Functions for PluginSet {
 
     fn layout_of(&self, function: &str) -> Option<String> {
         PluginSet::layout_of(self, function)
+    }
+
+    fn process(&self, name: &str) -> Option<(Arc<Plugin>, usize)> {
+        self.function(name).filter(|(plugin, number)| plugin.functions[*number].process.is_some())
     }
 
     fn function_names(&self) -> Vec<String> {

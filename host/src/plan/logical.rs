@@ -5,10 +5,11 @@ use super::expression::Planner;
 use super::functions::{Functions, session};
 use super::lower::{Lowered, lower};
 use super::prefilter::prefilter;
+use super::process;
 use super::stage::{Stage, StageColumn, check_name};
 use super::{DecodeField, FieldSource, Plan, WindowPlan, timestamp_type};
 use crate::config::fault::{ConfigErrors, Fault};
-use crate::config::spec::{Operation, OutputMode, ParseSpec, Pipeline, Place, Placed, WindowAggregateSpec};
+use crate::config::spec::{Operation, OutputMode, ParseSpec, Pipeline, Place, Placed, ProcessSpec, WindowAggregateSpec};
 use crate::limits::ROW_COLUMN;
 use crate::plugin::{GuestUse, PluginSet};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -48,7 +49,8 @@ pub(super) fn build_with(pipeline: &Pipeline, functions: &dyn Functions) -> Resu
 
 fn plan(planner: &mut Planner<'_>, pipeline: &Pipeline) -> Result<Plan> {
     let fields = decode_fields(planner, &pipeline.operations);
-    let split = pipeline.operations.iter().position(|o| matches!(o.value, Operation::WindowAggregate(_)));
+    let has_state = |o: &Placed<Operation>| matches!(o.value, Operation::WindowAggregate(_) | Operation::Process(_));
+    let split = pipeline.operations.iter().position(has_state);
     let (before, rest) = pipeline.operations.split_at(split.unwrap_or(pipeline.operations.len()));
     let mut stage = scan(&fields)?;
     check_order(planner, before);
@@ -56,6 +58,9 @@ fn plan(planner: &mut Planner<'_>, pipeline: &Pipeline) -> Result<Plan> {
     match rest.split_first() {
         Some((Placed { value: Operation::WindowAggregate(spec), .. }, after)) => {
             aggregated(planner, pipeline, &fields, stage, spec, after)
+        }
+        Some((Placed { value: Operation::Process(spec), .. }, after)) => {
+            processed(planner, pipeline, &fields, stage, spec, after)
         }
         _ => stateless(planner, pipeline, &fields, stage),
     }
@@ -80,6 +85,7 @@ fn stateless(planner: &mut Planner<'_>, pipeline: &Pipeline, fields: &[DecodeFie
         decoded: lowered.input,
         pre: lowered.steps,
         window: None,
+        process: None,
         post: Vec::new(),
         output: Arc::new(Schema::new(visible)),
         output_keys: Vec::new(),
@@ -103,15 +109,7 @@ fn aggregated(
     let origin = stage.columns.iter().find(|c| Some(c.name.as_str()) == event_time).and_then(|c| c.origin.clone());
     let (mut window, layout) = aggregate::window(planner, &mut stage, spec, with_versions)?;
     let mut results = scan_results(&window.result, with_versions)?;
-    for again in after.iter().filter(|o| matches!(o.value, Operation::WindowAggregate(_))) {
-        planner.fault(
-            again.place,
-            "a pipeline has one window_aggregate; write the results to a topic and aggregate that in another pipeline",
-        );
-    }
-    for late in after.iter().filter(|o| matches!(o.value, Operation::Parse(_))) {
-        planner.fault(late.place, "parse reads the records, which are gone after window_aggregate; move it to the front");
-    }
+    check_after(planner, after, "window_aggregate");
     operations(planner, &mut results, after)?;
     results.finish(Vec::new())?;
     fail_if_faulty(planner)?;
@@ -130,6 +128,7 @@ fn aggregated(
         decoded: pre.input,
         pre: pre.steps,
         window: Some(window),
+        process: None,
         post: post.steps,
         output: post.output,
         output_keys,
@@ -137,6 +136,84 @@ fn aggregated(
         operator: pipeline.operator.clone(),
         guests,
     })
+}
+
+/// A pipeline with a keyed process, and `after` over its results.
+fn processed(
+    planner: &mut Planner<'_>,
+    pipeline: &Pipeline,
+    fields: &[DecodeField],
+    mut stage: Stage,
+    spec: &ProcessSpec,
+    after: &[Placed<Operation>],
+) -> Result<Plan> {
+    let with_versions = pipeline.include_plugin_version;
+    let event_time = spec.timestamp_column.value.as_str();
+    let origin = stage.columns.iter().find(|c| c.name == event_time).and_then(|c| c.origin.clone());
+    check_after(planner, after, "process");
+    let Some((mut process, layout)) = process::plan(planner, &mut stage, spec, with_versions)? else {
+        return Err(DataFusionError::Plan("the process can't be planned".to_owned()));
+    };
+    let result =
+        process.outputs.iter().find(|o| o.sink.is_none()).map_or_else(|| Arc::new(Schema::empty()), |o| Arc::clone(&o.schema));
+    let has_results = !result.fields().is_empty();
+    if let (false, Some(first)) = (has_results, after.first()) {
+        planner.fault(first.place, format!("`{}` has no output `results`, so nothing comes here", spec.process.value));
+    }
+    let post = if has_results {
+        let mut results = scan_results(&result, with_versions)?;
+        operations(planner, &mut results, after)?;
+        results.finish(Vec::new())?;
+        Some(results.plan)
+    } else {
+        None
+    };
+    fail_if_faulty(planner)?;
+    let pre = lower(&planner.state, stage.plan)?;
+    let (post, output) = match post {
+        Some(plan) => {
+            let mut lowered = lower(&planner.state, plan)?;
+            select_scanned(&mut lowered, &result);
+            (lowered.steps, lowered.output)
+        }
+        None => (Vec::new(), result),
+    };
+    let guests = guests(planner);
+    process.plugin_versions = with_versions.then(|| versions(&guests));
+    process.decoded_event_time =
+        origin.and_then(|o| pre.input.index_of(&o).ok()).filter(|i| *pre.input.field(*i).data_type() == timestamp_type());
+    // The key of a record is the key of the state, where the rows still show all of it.
+    let output_keys = spec.keys.iter().map(|k| output.index_of(&k.value).ok()).collect::<Option<Vec<_>>>().unwrap_or_default();
+    let decode = decoded_fields(fields, &pre);
+    Ok(Plan {
+        prefilter: prefilter(&pre.steps, &decode),
+        decode,
+        decoded: pre.input,
+        pre: pre.steps,
+        window: None,
+        process: Some(process),
+        post,
+        output,
+        output_keys,
+        layout,
+        operator: pipeline.operator.clone(),
+        guests,
+    })
+}
+
+/// Faults what can't stand behind the operation with state.
+fn check_after(planner: &mut Planner<'_>, after: &[Placed<Operation>], name: &str) {
+    for operation in after {
+        let text = match &operation.value {
+            Operation::WindowAggregate(_) | Operation::Process(_) => format!(
+                "a pipeline has one operation with state, which is the {name} before; write its results to a topic, and read that in another \
+                 pipeline"
+            ),
+            Operation::Parse(_) => format!("parse reads the records, which are gone after {name}; move it to the front"),
+            Operation::Filter(_) | Operation::Project(_) => continue,
+        };
+        planner.fault(operation.place, text);
+    }
 }
 
 /// Lowering a plan with nulls in place of what is at fault would only find the same faults again.
@@ -221,7 +298,7 @@ fn operations(planner: &mut Planner<'_>, stage: &mut Stage, operations: &[Placed
             Operation::Filter(spec) => stage.filter(planner, spec)?,
             Operation::Project(columns) => stage.project(planner, columns)?,
             // Parsed columns are part of the scan; a second aggregation has been found fault with.
-            Operation::Parse(_) | Operation::WindowAggregate(_) => {}
+            Operation::Parse(_) | Operation::WindowAggregate(_) | Operation::Process(_) => {}
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ mod functions;
 mod logical;
 mod lower;
 mod prefilter;
+mod process;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,8 @@ pub use explain::{Explanation, explain};
 pub use logical::build;
 pub use prefilter::{TextMatch, TextTest};
 
-use crate::config::spec::{Emit, OutputMode, WindowKind};
+use crate::config::spec::{Emit, Order, OutputMode, WindowKind};
+use crate::plugin::{FunctionSignature, Plugin};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
@@ -184,6 +186,57 @@ impl WindowPlan {
     }
 }
 
+/// A keyed process.
+#[derive(Clone)]
+pub struct ProcessPlan {
+    /// Plugin with the guest.
+    pub plugin: Arc<Plugin>,
+    /// Number of the process in it.
+    pub function: usize,
+    /// Column of the event time in the schema that reaches the process (Timestamp ms).
+    pub event_time: usize,
+    /// The same column in the decoded schema, when it is one: then rows that a filter drops move the watermark too.
+    pub decoded_event_time: Option<usize>,
+    /// How far out of order events may come (`watermark` in YAML).
+    pub out_of_orderness: Duration,
+    /// How much later than the timestamp of its record an event time may be.
+    pub max_future: Duration,
+    /// Columns that make the key.
+    pub keys: Vec<usize>,
+    /// Columns that the guest is given.
+    pub arguments: Vec<usize>,
+    /// Columns that outputs pass on.
+    pub passed: Vec<usize>,
+    /// A key that no row has come for in so long is forgotten.
+    pub ttl: Duration,
+    /// In which order rows are given.
+    pub order: Order,
+    /// The guest's outputs.
+    pub outputs: Vec<ProcessOutputPlan>,
+    /// Value of the column `plugin_versions` of `results`, where asked for.
+    pub plugin_versions: Option<String>,
+}
+
+/// An output of a process.
+#[derive(Clone)]
+pub struct ProcessOutputPlan {
+    /// Name.
+    pub name: String,
+    /// Schema of its rows: what is passed on, then the guest's columns; of `results` with `plugin_versions` behind them where asked for.
+    pub schema: SchemaRef,
+    /// Its rows are rows that came in.
+    pub passes: bool,
+    /// Which of the pipeline's sinks of outputs it goes to; none: on in the pipeline.
+    pub sink: Option<usize>,
+}
+
+impl ProcessPlan {
+    /// What the guest says of itself.
+    pub fn signature(&self) -> &FunctionSignature {
+        &self.plugin.functions[self.function]
+    }
+}
+
 /// One aggregate of a windowed aggregation.
 #[derive(Clone)]
 pub struct AggregatePlan {
@@ -203,11 +256,13 @@ pub struct Plan {
     /// What a row must pass to be worth decoding: tests that follow from the first step, which is a filter where there are any. A row that
     /// fails one is only looked at for its event time.
     pub prefilter: Vec<TextTest>,
-    /// Steps before the aggregation, or all steps where there is none.
+    /// Steps before the aggregation or process, or all steps where there is none.
     pub pre: Vec<Step>,
     /// The aggregation.
     pub window: Option<WindowPlan>,
-    /// Steps over the aggregation's results.
+    /// The keyed process; then there is no aggregation.
+    pub process: Option<ProcessPlan>,
+    /// Steps over the results of the aggregation or process.
     pub post: Vec<Step>,
     /// Schema of an output row (without [`crate::limits::ROW_COLUMN`]).
     pub output: SchemaRef,
@@ -225,6 +280,17 @@ pub struct Plan {
 impl Plan {
     /// The operators that have state, by name, and the layout of their state.
     pub fn operators(&self) -> std::collections::BTreeMap<String, String> {
-        self.window.iter().map(|_| (self.operator.clone(), self.layout.clone())).collect()
+        self.has_state().then(|| (self.operator.clone(), self.layout.clone())).into_iter().collect()
+    }
+
+    /// Whether an operator keeps state.
+    pub fn has_state(&self) -> bool {
+        self.window.is_some() || self.process.is_some()
+    }
+
+    /// The decoded column of the event time, where it is one.
+    pub fn decoded_event_time(&self) -> Option<usize> {
+        let process = self.process.as_ref().and_then(|p| p.decoded_event_time);
+        self.window.as_ref().map_or(process, |w| w.decoded_event_time)
     }
 }

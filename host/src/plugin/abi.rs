@@ -1,4 +1,4 @@
-//! The types of `wit/plugin.wit` as wasmtime's typed calls take and give them: borrowed on the way in, owned on the way out.
+//! The types of `wit/plugin.wit` and `wit/process.wit` as wasmtime's typed calls take and give them: borrowed on the way in, owned on the way out.
 
 use wasmtime::component::{ComponentType, Lift, Lower};
 
@@ -156,3 +156,101 @@ pub(super) type BitmapResult = (Result<Vec<u8>, FailureOut>,);
 pub(super) type ColumnResult = (Result<ColumnOut, FailureOut>,);
 /// Result of `accumulate` and `merge`.
 pub(super) type ColumnsResult = (Result<Vec<ColumnOut>, FailureOut>,);
+
+/// Timers by key, on the way in.
+#[derive(Clone, Copy, ComponentType, Lower)]
+#[component(record)]
+pub(super) struct TimersIn<'a> {
+    pub(super) offsets: &'a [u32],
+    pub(super) times: &'a [i64],
+}
+
+/// A call of a process.
+#[derive(Clone, Copy, ComponentType, Lower)]
+#[component(record)]
+pub(super) struct BatchIn<'a> {
+    pub(super) keys: u32,
+    pub(super) known: &'a [u8],
+    pub(super) states: &'a [ColumnIn<'a>],
+    pub(super) offsets: &'a [u32],
+    pub(super) arguments: &'a [ColumnIn<'a>],
+    pub(super) times: &'a [i64],
+    pub(super) watermarks: &'a [i64],
+    pub(super) until: &'a [i64],
+    pub(super) now: i64,
+    pub(super) eventtimers: TimersIn<'a>,
+    pub(super) processingtimers: TimersIn<'a>,
+}
+
+/// Timers by key, as a guest gave them: unchecked.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct TimersOut {
+    pub(super) offsets: Vec<u32>,
+    pub(super) times: Vec<i64>,
+}
+
+/// Rows of an output, as a guest gave them: unchecked.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct RowsOut {
+    pub(super) keys: Vec<u32>,
+    pub(super) rows: Vec<u32>,
+    pub(super) columns: Vec<ColumnOut>,
+}
+
+/// What a call of a process changes, as the guest gave it: unchecked.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct EffectOut {
+    pub(super) known: Vec<u8>,
+    pub(super) states: Vec<ColumnOut>,
+    pub(super) eventtimers: TimersOut,
+    pub(super) processingtimers: TimersOut,
+    pub(super) outputs: Vec<RowsOut>,
+}
+
+/// A column of a process's rows.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct AttributeOut {
+    pub(super) name: String,
+    #[component(name = "type")]
+    pub(super) data_type: DatatypeOut,
+    pub(super) nullable: bool,
+}
+
+/// An output of a process, as `describeprocesses` says.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct OutputOut {
+    pub(super) name: String,
+    pub(super) columns: Vec<AttributeOut>,
+    pub(super) passes: bool,
+}
+
+/// A process, as `describeprocesses` says.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct ProcessOut {
+    pub(super) name: String,
+    pub(super) doc: String,
+    pub(super) arguments: Vec<AttributeOut>,
+    pub(super) state: Vec<FieldOut>,
+    pub(super) outputs: Vec<OutputOut>,
+}
+
+/// What `describeprocesses` says.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct ProcessesOut {
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) sdk: String,
+    pub(super) processes: Vec<ProcessOut>,
+}
+
+/// Parameters of `process`: process, batch.
+pub(super) type ProcessParams<'a> = (u32, BatchIn<'a>);
+/// Result of `process`.
+pub(super) type EffectResult = (Result<EffectOut, FailureOut>,);

@@ -54,6 +54,8 @@ impl Exports {
             FunctionKind::Filter => &[("filter", self.filter)],
             FunctionKind::Scalar => &[("scalar", self.scalar)],
             FunctionKind::Aggregate => &[("accumulate", self.accumulate), ("merge", self.merge), ("finish", self.finish)],
+            // Known by its own `describe`, without which it is none.
+            FunctionKind::Process => &[],
         };
         needed.iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect()
     }
@@ -105,6 +107,7 @@ fn function_signature(function: FunctionOut, exports: Exports, faults: &mut Vec<
             .into_iter()
             .map(|f| StateField { name: f.name, data_type: guest_type(f.data_type), layout: f.layout })
             .collect(),
+        process: None,
     };
     let mut found = Vec::new();
     function_faults(&signature, exports, &mut found);
@@ -128,8 +131,16 @@ fn function_faults(f: &FunctionSignature, exports: Exports, faults: &mut Vec<Str
         (FunctionKind::Filter | FunctionKind::Scalar, 1..) => faults.push(format!("a {} function has no state", f.kind)),
         _ => {}
     }
+    state_fields(&f.state, faults);
+    for export in exports.missing(f.kind) {
+        faults.push(format!("is a{} {}, but the guest does not export `{export}`", article(f.kind), f.kind));
+    }
+}
+
+/// What is wrong with the fields of a state.
+pub(super) fn state_fields(state: &[StateField], faults: &mut Vec<String>) {
     let mut fields = BTreeSet::new();
-    for field in &f.state {
+    for field in state {
         name(&field.name, "a state field's name", faults);
         line(&field.layout, "a state field's layout", faults);
         if !fields.insert(&field.name) {
@@ -139,16 +150,13 @@ fn function_faults(f: &FunctionSignature, exports: Exports, faults: &mut Vec<Str
             faults.push(format!("state field `{}` has a layout, which only binary fields have", printable(&field.name)));
         }
     }
-    for export in exports.missing(f.kind) {
-        faults.push(format!("is a{} {}, but the guest does not export `{export}`", article(f.kind), f.kind));
-    }
 }
 
 fn article(kind: FunctionKind) -> &'static str {
     if kind == FunctionKind::Aggregate { "n" } else { "" }
 }
 
-fn guest_type(datatype: DatatypeOut) -> GuestType {
+pub(super) fn guest_type(datatype: DatatypeOut) -> GuestType {
     match datatype {
         DatatypeOut::Boolean => GuestType::Boolean,
         DatatypeOut::Int64 => GuestType::Int64,
@@ -166,7 +174,7 @@ pub fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
-fn name(text: &str, what: &str, faults: &mut Vec<String>) {
+pub(super) fn name(text: &str, what: &str, faults: &mut Vec<String>) {
     if !is_name(text) {
         faults.push(format!(
             "{what} is `{}`: use lower case letters, digits and _, a letter first, at most {NAME_BYTES}",
@@ -175,14 +183,14 @@ fn name(text: &str, what: &str, faults: &mut Vec<String>) {
     }
 }
 
-fn line(text: &str, what: &str, faults: &mut Vec<String>) {
+pub(super) fn line(text: &str, what: &str, faults: &mut Vec<String>) {
     if text.len() > LINE_BYTES || text.chars().any(char::is_control) {
         faults.push(format!("{what} must be one line of at most {LINE_BYTES} bytes"));
     }
 }
 
 /// A guest's text as it may stand in an error: short and without control characters.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().take(NAME_BYTES).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -34,8 +34,16 @@ fn differences(before: &FunctionSignature, after: &FunctionSignature) -> Vec<Str
     if before.kind != after.kind {
         found.push(format!("was a {}, is a {}", before.kind, after.kind));
     }
-    if before.arguments != after.arguments || before.result != after.result {
-        found.push(format!("was {}, is {}", before.header(), after.header()));
+    match (&before.process, &after.process) {
+        // What a process gives may change: the plan says whether the pipeline can go on with it.
+        (Some(old), Some(new)) if old.arguments != new.arguments => {
+            found.push(format!("its rows were ({}), are ({})", old.rows(), new.rows()));
+        }
+        (Some(_), Some(_)) => {}
+        _ if before.arguments != after.arguments || before.result != after.result => {
+            found.push(format!("was {}, is {}", before.header(), after.header()));
+        }
+        _ => {}
     }
     if before.state != after.state {
         found.push(format!("its state was ({}), is ({})", before.state_layout(), after.state_layout()));
@@ -56,6 +64,7 @@ mod tests {
             arguments: vec![GuestType::Float64],
             result: GuestType::Float64,
             state: vec![StateField { name: "top".into(), data_type: GuestType::Binary, layout: "msgpack:T:1".into() }],
+            process: None,
         }
     }
 

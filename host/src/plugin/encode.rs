@@ -17,6 +17,8 @@ pub const INTERFACE_VERSION: &str = "0.1.0";
 
 /// The interface between host and guest.
 const WIT: &str = include_str!("../../../wit/plugin.wit");
+/// Its part for keyed processes.
+const PROCESS_WIT: &str = include_str!("../../../wit/process.wit");
 const ADAPTER: &str = include_str!("adapter.wat");
 const PREVIEW1: &str = "wasi_snapshot_preview1";
 
@@ -128,19 +130,27 @@ fn adapter_functions() -> &'static (Vec<u8>, BTreeSet<String>) {
     })
 }
 
+/// All of the interface as one text: both files are one package.
+fn interface() -> String {
+    let worlds = PROCESS_WIT.split_once(';').map_or(PROCESS_WIT, |(_, worlds)| worlds);
+    format!("{WIT}{worlds}")
+}
+
 /// Adds the metadata of the interface to a module without any: of those of its functions that the module exports.
 fn embed_interface(bytes: &mut Vec<u8>, outline: &Outline) -> Result<(), String> {
     let mut resolve = Resolve::default();
-    let package = resolve.push_str("plugin.wit", WIT).map_err(|e| format!("{e:#}"))?;
-    let world = resolve.select_world(&[package], Some("plugin")).map_err(|e| format!("{e:#}"))?;
+    let has = |name: &str| outline.functions.contains(name);
+    let is_process = has("describeprocesses");
+    let package = resolve.push_str("plugin.wit", &interface()).map_err(|e| format!("{e:#}"))?;
+    let world = if is_process { "process" } else { "plugin" };
+    let world = resolve.select_world(&[package], Some(world)).map_err(|e| format!("{e:#}"))?;
     let exports = &mut resolve.worlds[world].exports;
     exports.retain(|key, _| matches!(key, WorldKey::Name(name) if outline.functions.contains(name)));
-    let has = |name: &str| outline.functions.contains(name);
-    if !has("describe") {
+    if !has("describe") && !is_process {
         let found: Vec<&str> = outline.functions.iter().map(String::as_str).take(8).collect();
         let found = if found.is_empty() { "nothing".to_owned() } else { found.join(", ") };
         return Err(format!(
-            "it must export `describe`, but exports {found}: build it with the SDK's macro, as `kindling plugin new` does"
+            "it must export `describe` (or `describeprocesses`), but exports {found}: build it with the SDK's macro, as `kindling plugin new` does"
         ));
     }
     if !outline.exports_memory {
@@ -190,7 +200,7 @@ mod tests {
     #[test]
     fn exports_that_are_missing_or_have_another_type_are_named() {
         let text = error(r#"(module (func (export "main")) (func (export "run")))"#);
-        assert!(text.contains("must export `describe`, but exports main, run"), "{text}");
+        assert!(text.contains("must export `describe` (or `describeprocesses`), but exports main, run"), "{text}");
         let text = error(r#"(module (memory (export "memory") 1) (func (export "describe") (param i64)))"#);
         assert!(text.contains("describe"), "{text}");
     }

@@ -73,7 +73,9 @@ pub(super) struct Crash {
 pub(super) struct Instance {
     store: Store<Guard>,
     call_ticks: u64,
+    /// `describe`, or `describeprocesses` of a guest of keyed processes.
     pub(super) describe: Func,
+    pub(super) process: Option<Func>,
     pub(super) filter: Option<Func>,
     pub(super) scalar: Option<Func>,
     pub(super) accumulate: Option<Func>,
@@ -94,12 +96,15 @@ impl Instance {
         store.set_epoch_deadline(call_ticks);
         let instance = guest.pre.instantiate(&mut store).map_err(|e| crash(&e, limits))?;
         let mut export = |name: &str| instance.get_func(&mut store, name);
-        let Some(describe) = export("describe") else {
-            return Err(Crash { kind: FailureKind::Nonsense, message: "exports no function `describe`".into() });
+        let process = export("describeprocesses").and_then(|describe| Some((describe, export("process")?)));
+        let Some(describe) = process.map(|(describe, _)| describe).or_else(|| export("describe")) else {
+            let message = "exports no function `describe`, nor `describeprocesses` with `process`".into();
+            return Err(Crash { kind: FailureKind::Nonsense, message });
         };
+        let process = process.map(|(_, process)| process);
         let (filter, scalar) = (export("filter"), export("scalar"));
         let (accumulate, merge, finish) = (export("accumulate"), export("merge"), export("finish"));
-        Ok(Self { store, call_ticks, describe, filter, scalar, accumulate, merge, finish })
+        Ok(Self { store, call_ticks, describe, process, filter, scalar, accumulate, merge, finish })
     }
 
     /// Names of the exports whose types are not those of the interface, with what differs.
@@ -115,6 +120,11 @@ impl Instance {
         }
         let mut faults = Vec::new();
         let store = &self.store;
+        if self.process.is_some() {
+            check::<(), (abi::ProcessesOut,)>(store, "describeprocesses", Some(self.describe), &mut faults);
+            check::<abi::ProcessParams<'_>, abi::EffectResult>(store, "process", self.process, &mut faults);
+            return faults;
+        }
         check::<(), (abi::DescriptionOut,)>(store, "describe", Some(self.describe), &mut faults);
         check::<abi::RowsParams<'_>, abi::BitmapResult>(store, "filter", self.filter, &mut faults);
         check::<abi::RowsParams<'_>, abi::ColumnResult>(store, "scalar", self.scalar, &mut faults);
@@ -146,7 +156,7 @@ pub(super) fn first_start(guest: &CompiledGuest, artefact: &Artefact) -> Result<
     match instance.mistyped_exports() {
         faults if faults.is_empty() => Ok(instance),
         faults => {
-            let detail = format!("{}; build it against wit/plugin.wit of this version", faults.join("; "));
+            let detail = format!("{}; build it against the files in wit/ of this version", faults.join("; "));
             Err(PluginError::Interface { path: path(), detail })
         }
     }

@@ -4,11 +4,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::abi::DescriptionOut;
+use super::abi::{DescriptionOut, ProcessesOut};
 use super::artefact::Artefact;
 use super::check::{self, Exports};
+use super::check_process;
 use super::engine::{CompiledGuest, GuestEngine};
-use super::instance::first_start;
+use super::instance::{Crash, first_start};
 use super::pool::Pool;
 use super::stats::PluginStats;
 use super::{FunctionKind, FunctionSignature, GuestUse, PluginError, Version};
@@ -57,11 +58,15 @@ impl Plugin {
         let guest = engine.compile(artefact)?;
         let mut instance = first_start(&guest, artefact)?;
         let describe = instance.describe;
-        let (description,): (DescriptionOut,) = instance
-            .call(describe, (), engine.limits())
-            .map_err(|crash| PluginError::Start { path: path(), stage: "in `describe`", detail: crash.message })?;
-        let checked = check::description(description, Exports::of(&instance))
-            .map_err(|faults| PluginError::Description { path: path(), faults })?;
+        let failed = |crash: Crash| PluginError::Start { path: path(), stage: "in `describe`", detail: crash.message };
+        let checked = if instance.process.is_some() {
+            let (description,): (ProcessesOut,) = instance.call(describe, (), engine.limits()).map_err(failed)?;
+            check_process::description(description)
+        } else {
+            let (description,): (DescriptionOut,) = instance.call(describe, (), engine.limits()).map_err(failed)?;
+            check::description(description, Exports::of(&instance))
+        };
+        let checked = checked.map_err(|faults| PluginError::Description { path: path(), faults })?;
         let pool = Pool::default();
         pool.put(instance);
         let hash = artefact.sha256();

@@ -15,6 +15,7 @@ mod call;
 #[cfg(test)]
 mod call_tests;
 mod check;
+mod check_process;
 mod compatible;
 mod encode;
 mod engine;
@@ -26,6 +27,7 @@ mod lower;
 mod partials;
 mod pieces;
 mod pool;
+mod process;
 mod set;
 mod signature;
 mod stats;
@@ -43,8 +45,9 @@ pub use engine::{CompiledGuest, GuestEngine};
 pub use error::PluginError;
 pub use load::Plugin;
 pub use lower::Argument;
+pub use process::{Effect, KeyBatch, OutputRows, Timers};
 pub use set::{PluginProblem, PluginSet};
-pub use signature::{FunctionSignature, GuestType, StateField};
+pub use signature::{Attribute, FunctionSignature, GuestType, ProcessOutput, ProcessSignature, StateField};
 pub use stats::{PluginStats, StatsReading};
 pub use status::{FunctionStatus, PluginStatus, fetch_status};
 pub use version::Version;
@@ -61,6 +64,8 @@ pub enum FunctionKind {
     Scalar,
     /// Partial states.
     Aggregate,
+    /// What is kept of a key, and rows and timers that change it.
+    Process,
 }
 
 /// Why a call of a guest failed.

@@ -93,21 +93,83 @@ pub struct StateField {
 pub struct FunctionSignature {
     /// Name in SQL and YAML.
     pub name: Arc<str>,
-    /// Filter, scalar or aggregate.
+    /// Filter, scalar, aggregate or process.
     pub kind: FunctionKind,
     /// One line for people.
     pub doc: String,
     /// Types of the arguments.
     pub arguments: Vec<GuestType>,
-    /// Type of the result.
+    /// Type of the result; says nothing of a process.
     pub result: GuestType,
-    /// Fields of the partial state; empty for a filter or a scalar function.
+    /// Fields of the partial state, or of a key's; empty for a filter or a scalar function.
     pub state: Vec<StateField>,
+    /// What only a keyed process has.
+    pub process: Option<ProcessSignature>,
+}
+
+/// A column of a process's rows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Attribute {
+    /// Name.
+    pub name: String,
+    /// Type.
+    pub data_type: GuestType,
+    /// Whether it may be null.
+    pub nullable: bool,
+}
+
+/// An output of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProcessOutput {
+    /// Name; `results` goes on in the pipeline.
+    pub name: String,
+    /// Its columns.
+    pub columns: Vec<Attribute>,
+    /// Each of its rows is one that came in, with the columns behind it.
+    pub passes: bool,
+}
+
+/// What a keyed process takes and gives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProcessSignature {
+    /// Columns of the rows that it is given, found by name.
+    pub arguments: Vec<Attribute>,
+    /// Its outputs.
+    pub outputs: Vec<ProcessOutput>,
+}
+
+fn attributes(attributes: &[Attribute]) -> String {
+    let one = |a: &Attribute| format!("{} {}{}", a.name, a.data_type, if a.nullable { "?" } else { "" });
+    attributes.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+impl ProcessSignature {
+    /// `user_id utf8, like boolean`, with `?` behind what may be null.
+    pub fn rows(&self) -> String {
+        attributes(&self.arguments)
+    }
+
+    fn given(&self) -> String {
+        let one = |o: &ProcessOutput| {
+            let row = if o.passes && o.columns.is_empty() {
+                "the row"
+            } else if o.passes {
+                "the row, "
+            } else {
+                ""
+            };
+            format!("{}({row}{})", o.name, attributes(&o.columns))
+        };
+        self.outputs.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl FunctionSignature {
-    /// `avg(float64) -> float64`.
+    /// `avg(float64) -> float64`; of a process with the names of its columns.
     pub fn header(&self) -> String {
+        if let Some(process) = &self.process {
+            return format!("{}({}) -> {}", self.name, process.rows(), process.given());
+        }
         let arguments: Vec<String> = self.arguments.iter().map(ToString::to_string).collect();
         format!("{}({}) -> {}", self.name, arguments.join(", "), self.result)
     }
@@ -133,6 +195,7 @@ impl fmt::Display for FunctionKind {
             Self::Filter => "filter",
             Self::Scalar => "scalar",
             Self::Aggregate => "aggregate",
+            Self::Process => "process",
         })
     }
 }

@@ -4,10 +4,12 @@
 //! run again. **Invariant**: what an epoch commits is a function of the state before, its rows, and the plan.
 
 mod counts;
+mod process;
 mod records;
 
 pub use self::counts::Counts;
 
+use self::process::ProcessStage;
 use crate::config::spec::Emit;
 use crate::element::{PartitionName, RawBatch};
 use crate::ingest::decode::Decoder;
@@ -19,6 +21,7 @@ use crate::operator::emission::Emission;
 use crate::operator::epoch::{EpochStart, ExcludedKeys, TaskEpoch};
 use crate::operator::fold::Partial;
 use crate::operator::isolate::Budget;
+use crate::operator::process::ProcessCloser;
 use crate::operator::task::{EpochTask, input_schema};
 use crate::output::encode::Encoder;
 use crate::output::{Change, EpochCommit, Meta};
@@ -75,6 +78,7 @@ pub struct OutputFormat {
 pub struct JobCore {
     plan: Arc<Plan>,
     closer: Option<Closer>,
+    process: Option<ProcessStage>,
     encoder: Encoder,
     format: OutputFormat,
     partitions: Vec<PartitionName>,
@@ -103,12 +107,18 @@ impl JobCore {
     /// When the plan's aggregates can't be made ready.
     pub fn new(plan: Arc<Plan>, partitions: Vec<PartitionName>, format: OutputFormat, limits: JobLimits) -> Result<Self> {
         let (closer, encoder) = prepare(&plan, format)?;
+        let process = ProcessStage::new(&plan, format);
+        let store = match &process {
+            Some(_) => Store::new(Some(ProcessCloser::first_timer())).waking(ProcessCloser::first_processing_timer()),
+            None => Store::new(closer.as_ref().and_then(Closer::first_timer)),
+        };
         let mut blocks = Blocks::default();
         if limits.state.spill.is_some() {
             blocks.set_bytes_max(limits.state.memory_bytes / BLOCKS_SHARE);
         }
         Ok(Self {
-            store: Store::new(closer.as_ref().and_then(Closer::first_timer)).within(limits.state.clone()),
+            store: store.within(limits.state.clone()),
+            process,
             blocks,
             emission: Emission::default(),
             closer,
@@ -201,6 +211,7 @@ impl JobCore {
     /// When its aggregates can't be made ready; the old plan stays.
     pub fn set_plan(&mut self, plan: Arc<Plan>) -> Result<()> {
         let (closer, encoder) = prepare(&plan, self.format)?;
+        self.process = ProcessStage::new(&plan, self.format);
         (self.plan, self.closer, self.encoder) = (plan, closer, encoder);
         self.blocks.clear();
         Ok(())
@@ -335,8 +346,13 @@ impl JobCore {
         };
         let mut budget = Budget::for_rows(self.limits.isolated_rows);
         let partials: Vec<&Partial> = tasks.iter().map(|t| &t.partial).collect();
+        let mut processed = None;
         let closed = match &self.closer {
-            None => Closed::default(),
+            None => {
+                let mut closed = Closed::default();
+                processed = self.close_process(tasks, progress, (now, reached, time), policy, &mut budget, &mut closed)?;
+                closed
+            }
             Some(closer) => {
                 let closing = Closing {
                     store: &self.store,
@@ -360,8 +376,11 @@ impl JobCore {
         let mut commit = EpochCommit { epoch: self.epoch + 1, ..EpochCommit::default() };
         self.write_results(&closed, tasks, policy, &mut budget, &mut commit).inspect_err(|_| self.blocks.clear())?;
         self.write_side_outputs(&closed, tasks, &mut commit)?;
+        if let Some(processed) = processed {
+            self.write_process(processed, tasks, &mut commit)?;
+        }
         self.now = time;
-        self.accept(tasks, watermarks, now, closed, &mut commit).map_err(|e| DataFusionError::External(e.into()))?;
+        self.accept(tasks, watermarks, (now, reached), closed, &mut commit).map_err(|e| DataFusionError::External(e.into()))?;
         Ok(Outcome::Commit(Box::new(commit)))
     }
 
@@ -377,6 +396,7 @@ impl JobCore {
         let moved = |t: &TaskEpoch| {
             t.positions.keys().any(|p| t.start.watermarks[*p] != self.watermarks[*p])
                 || self.closer.as_ref().is_some_and(|c| c.is_stale(&t.partial, self.closed) && t.start.closed < self.closed)
+                || self.process.as_ref().is_some_and(|p| t.start.closed < self.closed && p.closer.is_stale(&t.keyed, self.closed))
         };
         tasks.iter().any(moved).then(|| {
             let fresh =
@@ -407,7 +427,7 @@ impl JobCore {
         &mut self,
         tasks: &[TaskEpoch],
         watermarks: Vec<i64>,
-        now: i64,
+        (now, reached): (i64, i64),
         closed: Closed,
         commit: &mut EpochCommit,
     ) -> std::result::Result<(), SpillError> {
@@ -419,6 +439,8 @@ impl JobCore {
                 closer.last_close(&self.store, tasks.iter().map(|t| &t.partial)).unwrap_or(self.closed)
             }
             Some(_) => now,
+            None if self.process.is_some() && now == i64::MAX => reached,
+            None if self.process.is_some() => now,
             None => self.closed,
         };
         self.closed = self.closed.max(ends);
@@ -429,6 +451,7 @@ impl JobCore {
         self.emission.apply(closed.emission);
         self.store.set_beside(self.blocks.bytes() + self.emission.bytes());
         self.store.rearm(now, closed.rearmed)?;
+        self.store.rearm_processing(self.now, closed.rearmed_processing)?;
         commit.changes = self.store.remove(&closed.removed_slots)?;
         closed.taken.into_iter().for_each(|(pane, key)| self.store.taken(pane, key));
         self.owes = closed.owes;

@@ -129,7 +129,7 @@ impl Metrics {
         if epoch.closed != i64::MIN {
             self.closed.set(epoch.closed);
         }
-        if epoch.plan.window.is_some() {
+        if epoch.plan.has_state() {
             self.state.set(&epoch.plan.operator, &epoch.sizes);
         }
     }

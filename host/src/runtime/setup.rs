@@ -72,6 +72,7 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
         source: pipeline.source.clone(),
         partitions: source.partitions().to_vec(),
         sink: pipeline.sink.clone(),
+        outputs: pipeline.outputs(),
         late: pipeline.late.clone(),
         rejects: pipeline.rejects.clone(),
         data_dir: options.data_dir.to_path_buf(),
@@ -87,7 +88,7 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
     limits.max_drift = pipeline.pace.max_drift.or(limits.max_drift);
     limits.state.memory_bytes = pipeline.state.memory.unwrap_or(limits.state.memory_bytes);
     limits.state.spill = Some(options.data_dir.join(&team).join(&name).join("spill"));
-    if plan.window.is_some() {
+    if plan.has_state() {
         metrics.state_limit(&plan.operator, limits.state.memory_bytes);
     }
     metrics.status.describe(&plan, source.partitions(), &limits);

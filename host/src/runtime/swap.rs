@@ -6,6 +6,7 @@
 use crate::config::spec::Pipeline;
 use crate::plan::Plan;
 use crate::plugin::{Plugin, PluginEvent, PluginSet, PluginStatus, compatible};
+use arrow::datatypes::Schema;
 use crossbeam_channel::Receiver;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -213,8 +214,11 @@ impl Swapper {
         if next.layout != plan.layout {
             return Err(format!("its state is laid out differently: `{}` instead of `{}`", next.layout, plan.layout));
         }
-        if next.output != plan.output {
-            return Err("its results have other types".into());
+        // A process may give more than before: what readers know of its rows must still be there.
+        let (old, new) = (&plan.output, &next.output);
+        let has_grown = plan.process.is_some() && old.fields().iter().all(|f| new.fields().iter().any(|n| n == f));
+        if old != new && !has_grown {
+            return Err(format!("its results have other columns: ({}) instead of ({})", columns(new), columns(old)));
         }
         let next = Arc::new(next);
         let new = (plugin.name.to_string(), plugin.version.to_string());
@@ -243,6 +247,10 @@ impl Swapper {
             self.note(name, format!("{path} is gone; unloaded"), false);
         }
     }
+}
+
+fn columns(schema: &Schema) -> String {
+    schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

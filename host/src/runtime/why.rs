@@ -133,11 +133,11 @@ pub struct Settings {
 
 impl Settings {
     pub(super) fn of(plan: &Plan, limits: &JobLimits) -> Self {
-        let window = plan.window.as_ref();
+        let (window, process) = (plan.window.as_ref(), plan.process.as_ref());
         Self {
-            out_of_orderness_ms: window.map(|w| ms(w.out_of_orderness)),
+            out_of_orderness_ms: window.map(|w| w.out_of_orderness).or(process.map(|p| p.out_of_orderness)).map(ms),
             allowed_lateness_ms: window.map(|w| ms(w.allowed_lateness)),
-            max_future_ms: window.map(|w| ms(w.max_future)),
+            max_future_ms: window.map(|w| w.max_future).or(process.map(|p| p.max_future)).map(ms),
             idle_after_ms: ms(limits.idle_after),
             max_drift_ms: limits.max_drift.map(ms),
         }

@@ -32,7 +32,7 @@ fn frees(key: &[u8], slot: &InMemory) -> usize {
 impl Store {
     /// Bytes of memory that the table takes.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.memory + self.beside + self.timers.as_ref().map_or(0, |t| t.memory())
+        self.memory + self.beside + self.timers.iter().chain(&self.processing_timers).map(|t| t.memory()).sum::<usize>()
     }
 
     /// Moves slots to disk where the table takes more memory than its budget, until it takes a tenth less.

@@ -127,6 +127,8 @@ pub struct Store {
     pub(super) beside: usize,
     pub(super) round: u32,
     pub(super) timers: Option<Timers>,
+    /// Those of processing time: few, so they stay in memory.
+    pub(super) processing_timers: Option<Timers>,
     pub(super) limit: StateLimit,
     pub(super) disk: Option<Spill>,
     pub(super) read: Read,
@@ -149,6 +151,25 @@ impl Store {
     /// An empty table without bounds; with a rule for it, slots have timers.
     pub fn new(first: Option<FirstTimer>) -> Self {
         Self { timers: first.map(Timers::new), ..Self::default() }
+    }
+
+    /// The same with timers of processing time too.
+    #[must_use]
+    pub fn waking(self, first: FirstTimer) -> Self {
+        Self { processing_timers: Some(Timers::new(first)), ..self }
+    }
+
+    /// Slots whose timers of processing time went off at `now` or before; some may be gone by now.
+    pub fn processing_timers_until(&self, now: i64) -> Vec<(PaneId, &[u8])> {
+        self.processing_timers.as_ref().map_or_else(Vec::new, |timers| timers.in_memory_until(now))
+    }
+
+    /// Drops the timers of processing time up to `now`, and sets `rearmed`.
+    ///
+    /// # Errors
+    /// None: they are never on disk.
+    pub fn rearm_processing(&mut self, now: i64, rearmed: Vec<(i64, PaneId, Box<[u8]>)>) -> Result<(), SpillError> {
+        self.processing_timers.as_mut().map_or(Ok(()), |timers| timers.rearm(now, rearmed, None))
     }
 
     /// The same with a budget of memory; what is over it goes to disk.
@@ -379,7 +400,7 @@ impl Store {
                     }
                     None => {
                         self.slots += 1;
-                        if let Some(timers) = &mut self.timers {
+                        for timers in self.timers.iter_mut().chain(&mut self.processing_timers) {
                             timers.add(pane, key, &state);
                         }
                     }

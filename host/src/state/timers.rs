@@ -56,8 +56,7 @@ impl Timers {
     /// # Errors
     /// [`SpillError`].
     pub fn until<'a>(&'a self, now: i64, disk: Option<&Spill>, read: &'a Arena) -> Result<Vec<(PaneId, &'a [u8])>, SpillError> {
-        let mut found: Vec<(PaneId, &[u8])> =
-            self.due.range(..=now).flat_map(|(_, slots)| slots).map(|(pane, key)| (*pane, key.as_ref())).collect();
+        let mut found = self.in_memory_until(now);
         if let Some(disk) = disk.filter(|_| self.on_disk > 0 && self.disk_from <= now) {
             for timer in disk.timers_until(now) {
                 let (_, pane, key) = timer?;
@@ -65,6 +64,11 @@ impl Timers {
             }
         }
         Ok(found)
+    }
+
+    /// Those in memory that go off at `now` or before, in order.
+    pub fn in_memory_until(&self, now: i64) -> Vec<(PaneId, &[u8])> {
+        self.due.range(..=now).flat_map(|(_, slots)| slots).map(|(pane, key)| (*pane, key.as_ref())).collect()
     }
 
     /// Drops those up to `now`, and sets `rearmed`.

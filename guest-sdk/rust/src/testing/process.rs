@@ -116,7 +116,7 @@ impl<P: Process> Job<P> {
             arguments: P::Row::write(&values),
             times: in_order.iter().map(|(_, time, _)| *time).collect(),
             watermarks: vec![self.watermark; in_order.len()],
-            watermark,
+            until: vec![watermark; kept.len()],
             now,
             eventtimers: timers(kept.iter().map(|kept| &kept.event)),
             processingtimers: timers(kept.iter().map(|kept| &kept.processing)),

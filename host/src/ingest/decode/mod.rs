@@ -141,7 +141,7 @@ impl Document {
 impl Decoder {
     /// A decoder of a plan's columns for records of `partitions`, that leaves out the rows which fail its tests.
     pub fn of_plan(plan: &Plan, partitions: &[PartitionName]) -> Self {
-        let event_time = plan.window.as_ref().and_then(|w| w.decoded_event_time);
+        let event_time = plan.decoded_event_time();
         Self { tests: plan.prefilter.clone(), event_time, ..Self::new(&plan.decode, partitions) }
     }
 

@@ -3,14 +3,14 @@
 use super::JobCore;
 use crate::config::spec::OutputMode;
 use crate::operator::close::Closed;
+use crate::operator::columns::{display, row_text};
 use crate::operator::epoch::{RowError, TaskEpoch};
 use crate::operator::isolate::{Budget, isolate};
 use crate::operator::{FaultPolicy, steps};
 use crate::output::side::{LateRow, Reject};
 use crate::output::{EpochCommit, OutRecord};
 use crate::plan::Step;
-use arrow::array::{Array, RecordBatch};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::array::RecordBatch;
 use datafusion::error::{DataFusionError, Result};
 use std::sync::Arc;
 
@@ -104,30 +104,20 @@ impl JobCore {
     }
 }
 
-fn result_reject(what: String, state: Vec<u8>, error: &RowError) -> OwnedReject {
+pub(super) fn result_reject(what: String, state: Vec<u8>, error: &RowError) -> OwnedReject {
     OwnedReject { reason: format!("{what}: {}", error.reason), state, guest: error.guest.clone() }
 }
 
 /// A result that could not be made; there is no single record to blame.
-struct OwnedReject {
+pub(super) struct OwnedReject {
     reason: String,
     state: Vec<u8>,
     guest: Option<crate::plugin::GuestError>,
 }
 
 impl OwnedReject {
-    fn to_record(&self) -> OutRecord {
+    pub(super) fn to_record(&self) -> OutRecord {
         let record = crate::element::Record { offset: -1, timestamp: None, key: None, value: Some(&self.state) };
         Reject { partition: None, record: Some(record), reason: &self.reason, guest: self.guest.as_ref() }.to_record()
     }
-}
-
-fn row_text(batch: &RecordBatch, row: usize) -> String {
-    let schema = batch.schema();
-    let columns = batch.columns().iter().zip(schema.fields());
-    columns.map(|(c, f)| format!("{}={}", f.name(), display(c.as_ref(), row))).collect::<Vec<_>>().join(", ")
-}
-
-fn display(array: &dyn Array, row: usize) -> String {
-    ArrayFormatter::try_new(array, &FormatOptions::default()).map_or_else(|e| e.to_string(), |f| f.value(row).to_string())
 }
