@@ -3,12 +3,12 @@
 use crate::config::decode::{Fields, text};
 use crate::config::fault::{Fault, suggest};
 use crate::config::path;
-use crate::config::spec::{AggregationSpec, FilterSpec, Operation, ParseColumn, ParseSpec, Placed};
+use crate::config::spec::{AggregationSpec, FilterSpec, FlatMapSpec, Operation, ParseColumn, ParseSpec, Placed};
 use crate::config::windows::window_aggregate;
 use crate::config::yaml::{Node, NodeValue};
 use crate::plan::OutputType;
 
-const OPERATIONS: [&str; 4] = ["parse", "filter", "project", "window_aggregate"];
+const OPERATIONS: [&str; 5] = ["parse", "filter", "project", "flatMap", "window_aggregate"];
 const OUTPUT_TYPES: [(&str, OutputType); 9] = [
     ("string", OutputType::String),
     ("long", OutputType::Long),
@@ -30,6 +30,7 @@ pub fn operation(node: Node, faults: &mut Vec<Fault>) -> Option<Placed<Operation
         "parse" => parse(&mut fields, faults).map(Operation::Parse),
         "filter" => nested(&mut fields, "filter", faults, filter).map(Operation::Filter),
         "project" => nested(&mut fields, "project", faults, project).map(Operation::Project),
+        "flatMap" => nested(&mut fields, "flatMap", faults, flat_map).map(Operation::FlatMap),
         "window_aggregate" => nested(&mut fields, "window_aggregate", faults, window_aggregate).map(Operation::WindowAggregate),
         other => {
             let near = suggest(other, OPERATIONS);
@@ -123,6 +124,14 @@ fn project(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Option<Vec<(Plac
         Some((name, expression))
     });
     Some(columns.collect())
+}
+
+fn flat_map(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Option<FlatMapSpec> {
+    let function = fields.text("plugin", faults);
+    let columns = input_columns(fields, faults);
+    let arguments = fields.constants("arguments", faults);
+    let outputs = fields.texts("outputColumns", faults);
+    Some(FlatMapSpec { function: function?, columns, arguments, outputs })
 }
 
 fn input_columns(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Vec<Placed<String>> {

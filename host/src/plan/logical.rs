@@ -112,6 +112,14 @@ fn aggregated(
     for late in after.iter().filter(|o| matches!(o.value, Operation::Parse(_))) {
         planner.fault(late.place, "parse reads the records, which are gone after window_aggregate; move it to the front");
     }
+    if spec.output.value == OutputMode::Upsert {
+        for flat in after.iter().filter(|o| matches!(o.value, Operation::FlatMap(_))) {
+            planner.fault(
+                flat.place,
+                "results are upserted by their key, and a flatMap behind them makes several rows of one; move it before window_aggregate, or write `output: append`",
+            );
+        }
+    }
     operations(planner, &mut results, after)?;
     results.finish(Vec::new())?;
     fail_if_faulty(planner)?;
@@ -220,6 +228,7 @@ fn operations(planner: &mut Planner<'_>, stage: &mut Stage, operations: &[Placed
         match &operation.value {
             Operation::Filter(spec) => stage.filter(planner, spec)?,
             Operation::Project(columns) => stage.project(planner, columns)?,
+            Operation::FlatMap(spec) => stage.flat_map(planner, spec)?,
             // Parsed columns are part of the scan; a second aggregation has been found fault with.
             Operation::Parse(_) | Operation::WindowAggregate(_) => {}
         }

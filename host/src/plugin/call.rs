@@ -91,7 +91,7 @@ impl Plugin {
         self.functions[function].state.iter().map(|f| f.data_type).collect()
     }
 
-    fn prepared<'a>(
+    pub(super) fn prepared<'a>(
         &self,
         function: usize,
         arguments: &'a [Argument],
@@ -159,7 +159,7 @@ impl Plugin {
     }
 
     /// One call on an instance of the pool. The instance goes back only where all went as agreed or the guest refused.
-    fn run<T, U>(
+    pub(super) fn run<T, U>(
         &self,
         function: usize,
         rows: usize,

@@ -34,7 +34,7 @@ fn differences(before: &FunctionSignature, after: &FunctionSignature) -> Vec<Str
     if before.kind != after.kind {
         found.push(format!("was a {}, is a {}", before.kind, after.kind));
     }
-    if before.arguments != after.arguments || before.result != after.result {
+    if before.arguments != after.arguments || before.result != after.result || before.results != after.results {
         found.push(format!("was {}, is {}", before.header(), after.header()));
     }
     if before.state != after.state {
@@ -55,6 +55,7 @@ mod tests {
             doc: "mean".into(),
             arguments: vec![GuestType::Float64],
             result: GuestType::Float64,
+            results: Vec::new(),
             state: vec![StateField { name: "top".into(), data_type: GuestType::Binary, layout: "msgpack:T:1".into() }],
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::abi::DescriptionOut;
+use super::abi::{DescriptionOut, FlatMapFunctionOut};
 use super::artefact::Artefact;
 use super::check::{self, Exports};
 use super::engine::{CompiledGuest, GuestEngine};
@@ -60,7 +60,15 @@ impl Plugin {
         let (description,): (DescriptionOut,) = instance
             .call(describe, (), engine.limits())
             .map_err(|crash| PluginError::Start { path: path(), stage: "in `describe`", detail: crash.message })?;
-        let checked = check::description(description, Exports::of(&instance))
+        let flatmaps: Vec<FlatMapFunctionOut> = match instance.describe_flatmaps {
+            None => Vec::new(),
+            Some(describe) => {
+                let called = instance.call::<_, (Vec<FlatMapFunctionOut>,)>(describe, (), engine.limits());
+                let failed = |detail| PluginError::Start { path: path(), stage: "in `describeflatmaps`", detail };
+                called.map_err(|crash| failed(crash.message))?.0
+            }
+        };
+        let checked = check::description(description, flatmaps, Exports::of(&instance))
             .map_err(|faults| PluginError::Description { path: path(), faults })?;
         let pool = Pool::default();
         pool.put(instance);

@@ -15,10 +15,12 @@ mod call;
 #[cfg(test)]
 mod call_tests;
 mod check;
+mod check_flatmap;
 mod compatible;
 mod encode;
 mod engine;
 mod error;
+mod flatmap;
 mod instance;
 mod lift;
 mod load;
@@ -41,10 +43,11 @@ pub use artefact::{Artefact, ArtefactForm};
 pub use compatible::compatible;
 pub use engine::{CompiledGuest, GuestEngine};
 pub use error::PluginError;
+pub use flatmap::{FlatRows, GuestFlatMap};
 pub use load::Plugin;
 pub use lower::Argument;
 pub use set::{PluginProblem, PluginSet};
-pub use signature::{FunctionSignature, GuestType, StateField};
+pub use signature::{FunctionSignature, GuestType, ResultColumn, StateField};
 pub use stats::{PluginStats, StatsReading};
 pub use status::{FunctionStatus, PluginStatus, fetch_status};
 pub use version::Version;
@@ -61,6 +64,8 @@ pub enum FunctionKind {
     Scalar,
     /// Partial states.
     Aggregate,
+    /// None, one or many rows a row.
+    FlatMap,
 }
 
 /// Why a call of a guest failed.
@@ -76,6 +81,8 @@ pub enum FailureKind {
     Memory,
     /// What came back is not what was agreed: lengths, types, offsets, UTF-8.
     Nonsense,
+    /// More came back than one call may give, in bytes or rows.
+    Excess,
 }
 
 /// A call of a guest that failed. Travels through DataFusion as `DataFusionError::External`; see [`guest_error`].
