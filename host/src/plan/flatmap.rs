@@ -112,7 +112,8 @@ impl Stage {
         values.extend(spec.arguments.iter().map(|a| constant(&a.value)).map(|v| (lit(v.clone()), v.data_type())));
         let (Some(names), Some(arguments)) = (names, arguments(planner, spec, &guest, values)) else { return Ok(()) };
         planner.note_guest(&spec.function.value, |kind| kind == FunctionKind::FlatMap);
-        let results: Vec<_> = names.into_iter().zip(&guest.signature().results).map(|(n, c)| (n, c.data_type.data_type())).collect();
+        let results: Vec<_> =
+            names.into_iter().zip(&guest.signature().results).map(|(n, c)| (n, c.data_type.data_type())).collect();
         let shown = |(name, _): &(String, DataType)| StageColumn { name: name.clone(), origin: None, in_output: true };
         self.columns.extend(results.iter().map(shown));
         let node = FlatMapNode::new(self.plan.clone(), guest, arguments, results)?;
@@ -124,8 +125,12 @@ impl Stage {
     fn result_names(&self, planner: &mut Planner<'_>, spec: &FlatMapSpec, guest: &GuestFlatMap) -> Option<Vec<String>> {
         let results = &guest.signature().results;
         if !spec.outputs.is_empty() && spec.outputs.len() != results.len() {
-            let message =
-                format!("`outputColumns` has {} names, but {} gives {}", spec.outputs.len(), guest.signature().header(), results.len());
+            let message = format!(
+                "`outputColumns` has {} names, but {} gives {}",
+                spec.outputs.len(),
+                guest.signature().header(),
+                results.len()
+            );
             planner.fault(spec.outputs[0].place, message);
             return None;
         }
@@ -177,7 +182,8 @@ fn arguments(
     let types = &signature.arguments;
     if values.len() != types.len() || values.iter().zip(types).any(|((_, from), to)| !to.accepts(from)) {
         let found: Vec<String> = values.iter().map(|(_, t)| type_name(t)).collect();
-        let message = format!("{} can't be called with ({}): cast the columns in a project", signature.header(), found.join(", "));
+        let message =
+            format!("{} can't be called with ({}): cast the columns in a project", signature.header(), found.join(", "));
         planner.fault(spec.function.place, message);
         return None;
     }

@@ -78,7 +78,8 @@ fn walk(state: &SessionState, plan: &LogicalPlan) -> Result<Lowered> {
             Some(node) => {
                 let mut lowered = walk(state, node.input())?;
                 let input = node.input().schema();
-                let arguments = node.arguments.iter().map(|e| state.create_physical_expr(e.clone(), input)).collect::<Result<_>>()?;
+                let arguments =
+                    node.arguments.iter().map(|e| state.create_physical_expr(e.clone(), input)).collect::<Result<_>>()?;
                 lowered.output = arrow_schema(plan.schema());
                 lowered.steps.push(flatmap::step(node, arguments, Arc::clone(&lowered.output)));
                 Ok(lowered)

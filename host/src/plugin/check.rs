@@ -136,7 +136,9 @@ pub(super) fn function_faults(f: &FunctionSignature, exports: Exports, faults: &
     match (f.kind, f.state.len()) {
         (FunctionKind::Aggregate, 0) => faults.push("an aggregate needs at least one state field".into()),
         (FunctionKind::Aggregate, n) if n > STATE_FIELDS => faults.push(format!("{n} state fields, {STATE_FIELDS} are allowed")),
-        (FunctionKind::Filter | FunctionKind::Scalar | FunctionKind::FlatMap, 1..) => faults.push(format!("a {} function has no state", f.kind)),
+        (FunctionKind::Filter | FunctionKind::Scalar | FunctionKind::FlatMap, 1..) => {
+            faults.push(format!("a {} function has no state", f.kind))
+        }
         _ => {}
     }
     let mut fields = BTreeSet::new();

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::FunctionKind;
 use super::abi::FlatMapFunctionOut;
 use super::check::{Exports, STATE_FIELDS, function_faults, guest_type, printable};
 use super::signature::{FunctionSignature, GuestType, ResultColumn};
-use super::FunctionKind;
 use crate::limits::HIDDEN_PREFIX;
 
 /// Columns that a flat map gives at most.
@@ -68,8 +68,7 @@ mod tests {
     fn faults(names: &[&str], exported: bool) -> String {
         let results = names.iter().map(|n| ResultColumnOut { name: (*n).into(), data_type: DatatypeOut::Utf8 }).collect();
         let (name, doc, arguments) = ("split".into(), "splits".into(), vec![DatatypeOut::Utf8]);
-        let exports =
-            Exports { filter: false, scalar: false, flatmap: exported, accumulate: false, merge: false, finish: false };
+        let exports = Exports { filter: false, scalar: false, flatmap: exported, accumulate: false, merge: false, finish: false };
         let mut faults = Vec::new();
         let made = signature(FlatMapFunctionOut { name, doc, arguments, results }, exports, &mut faults);
         assert_eq!(made.kind, FunctionKind::FlatMap);
