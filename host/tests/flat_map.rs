@@ -48,9 +48,9 @@ fn faults_are_told_with_their_line() {
     aggregations: [{ reducer: count, outputColumn: n }]
   - { operation: flatMap, plugin: explode_tags, inputColumns: [k] }\n";
     let cases = [
-        ("  - { operation: flatMap, plugin: explode_tag, inputColumns: [s] }\n", "p.yaml:10:32: unknown flat map `explode_tag`"),
+        ("  - { operation: flatMap, plugin: explode_tag, inputColumns: [s] }\n", "p.yaml:10:35: unknown flat map `explode_tag`"),
         ("  - { operation: flatMap, plugin: is_human, inputColumns: [s] }\n", "`is_human` is no flat map, but of kind filter"),
-        ("  - { operation: flatMap, plugin: explode_tags, inputColumns: [x] }\n", "p.yaml:10:62: unknown column `x`"),
+        ("  - { operation: flatMap, plugin: explode_tags, inputColumns: [x] }\n", "p.yaml:10:64: unknown column `x`"),
         ("  - { operation: flatMap, plugin: explode_tags, inputColumns: [s] }\n", "there is a column `tag` already"),
         (
             "  - { operation: flatMap, plugin: explode_tags, inputColumns: [s], outputColumns: [a] }\n",

@@ -89,4 +89,17 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn the_new_crate_has_all_of_the_sdk() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-sdk/rust");
+        for folder in ["src", "src/testing", "wit"] {
+            for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+                let entry = entry.unwrap();
+                let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
+                let known = SDK.iter().any(|(file, _)| *file == path);
+                assert!(known || entry.file_type().unwrap().is_dir(), "{path} is missing");
+            }
+        }
+    }
 }

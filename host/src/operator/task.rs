@@ -161,16 +161,14 @@ impl<'a> EpochTask<'a> {
             let error = Arc::new(RowError { reason: fault.reason, guest: None });
             self.out.rejects.push(RejectedRow { batch: number, row: fault.row as usize, error });
         }
-        let before = self.window.clone().and_then(|w| self.watermarks_before(&w, raw, &rows));
-        let before = before.map(|b| (rows.start, b));
+        let before = self.window.clone().and_then(|w| self.watermarks_before(&w, raw, &rows)).map(|b| (rows.start, b));
         for batch in self.stepped(decoded, number)? {
             self.made += batch.num_rows();
             match self.window.clone() {
                 Some(window) => self.assign(&window, batch, number, raw, before.as_ref())?,
                 None => {
                     // The hidden row column is last; what follows the steps is the output row.
-                    let columns: Vec<usize> = (0..batch.num_columns() - 1).collect();
-                    let batch = batch.project(&columns)?;
+                    let batch = batch.project(&(0..batch.num_columns() - 1).collect::<Vec<_>>())?;
                     if batch.num_rows() > 0 {
                         self.out.outputs.push(batch);
                     }

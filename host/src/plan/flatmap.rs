@@ -224,7 +224,7 @@ fn read(steps: &[Step]) -> Option<HashSet<usize>> {
         match step {
             Step::Filter(predicate) => read.extend(collect_columns(predicate).iter().map(|c| c.index())),
             Step::Project(columns, _) => {
-                read.extend(columns.iter().flat_map(|e| collect_columns(e)).map(|c| c.index()));
+                read.extend(columns.iter().flat_map(collect_columns).map(|c| c.index()));
                 return Some(read);
             }
             // Its rows have the columns before it, at other places.
