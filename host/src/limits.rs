@@ -116,6 +116,10 @@ impl Default for GuestLimits {
     }
 }
 
+/// Rows that a flat map gives of one batch at most. A batch that makes more is cut until its parts don't; a row that alone makes more goes
+/// to the rejects.
+pub const FLAT_MAP_ROWS: usize = 65_536;
+
 /// Nesting of a JSON document; a deeper one is at fault. 128 is what serde_json takes too.
 pub const JSON_DEPTH_MAX: u32 = 128;
 /// Bytes of a fault's text; a longer one is cut.

@@ -13,6 +13,8 @@
 pub type Column = kindling::plugin::types::Column;
 pub type Description = kindling::plugin::types::Description;
 pub type Failure = kindling::plugin::types::Failure;
+pub type Flatmapfunction = kindling::plugin::types::Flatmapfunction;
+pub type Flatrows = kindling::plugin::types::Flatrows;
 #[doc(hidden)]
 #[allow(non_snake_case, unused_unsafe)]
 pub unsafe fn _export_describe_cabi<T_: Guest>() -> *mut u8 {
@@ -925,6 +927,680 @@ pub unsafe fn __post_return_scalar<T_: Guest>(arg0: *mut u8) {
                     .add(2 * ::core::mem::size_of::<*const u8>())
                     .cast::<usize>();
                 _rt::cabi_dealloc(l29, l30, 1);
+            }
+        }
+    }
+}
+#[doc(hidden)]
+#[allow(non_snake_case, unused_unsafe)]
+pub unsafe fn _export_describeflatmaps_cabi<T_: Guest>() -> *mut u8 {
+    unsafe {
+        #[cfg(target_arch = "wasm32")] _rt::run_ctors_once();
+        let result0 = { T_::describeflatmaps() };
+        let ptr1 = (&raw mut _RET_AREA.0).cast::<u8>();
+        let vec9 = result0;
+        let len9 = vec9.len();
+        let layout9 = _rt::alloc::Layout::from_size_align(
+                vec9.len() * (8 * ::core::mem::size_of::<*const u8>()),
+                ::core::mem::size_of::<*const u8>(),
+            )
+            .unwrap();
+        let (result9, _cleanup9) = wit_bindgen::rt::Cleanup::new(layout9);
+        if let Some(cleanup) = _cleanup9 {
+            cleanup.forget();
+        }
+        for (i, e) in vec9.into_iter().enumerate() {
+            let base = result9.add(i * (8 * ::core::mem::size_of::<*const u8>()));
+            {
+                let kindling::plugin::types::Flatmapfunction {
+                    name: name2,
+                    doc: doc2,
+                    arguments: arguments2,
+                    results: results2,
+                } = e;
+                let vec3 = (name2.into_bytes()).into_boxed_slice();
+                let ptr3 = vec3.as_ptr().cast::<u8>();
+                let len3 = vec3.len();
+                ::core::mem::forget(vec3);
+                *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len3;
+                *base.add(0).cast::<*mut u8>() = ptr3.cast_mut();
+                let vec4 = (doc2.into_bytes()).into_boxed_slice();
+                let ptr4 = vec4.as_ptr().cast::<u8>();
+                let len4 = vec4.len();
+                ::core::mem::forget(vec4);
+                *base.add(3 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len4;
+                *base.add(2 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr4
+                    .cast_mut();
+                let vec5 = arguments2;
+                let len5 = vec5.len();
+                let layout5 = _rt::alloc::Layout::from_size_align(vec5.len() * 1, 1)
+                    .unwrap();
+                let (result5, _cleanup5) = wit_bindgen::rt::Cleanup::new(layout5);
+                if let Some(cleanup) = _cleanup5 {
+                    cleanup.forget();
+                }
+                for (i, e) in vec5.into_iter().enumerate() {
+                    let base = result5.add(i * 1);
+                    {
+                        *base.add(0).cast::<u8>() = (e.clone() as i32) as u8;
+                    }
+                }
+                *base.add(5 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len5;
+                *base.add(4 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result5;
+                let vec8 = results2;
+                let len8 = vec8.len();
+                let layout8 = _rt::alloc::Layout::from_size_align(
+                        vec8.len() * (3 * ::core::mem::size_of::<*const u8>()),
+                        ::core::mem::size_of::<*const u8>(),
+                    )
+                    .unwrap();
+                let (result8, _cleanup8) = wit_bindgen::rt::Cleanup::new(layout8);
+                if let Some(cleanup) = _cleanup8 {
+                    cleanup.forget();
+                }
+                for (i, e) in vec8.into_iter().enumerate() {
+                    let base = result8
+                        .add(i * (3 * ::core::mem::size_of::<*const u8>()));
+                    {
+                        let kindling::plugin::types::Resultcolumn {
+                            name: name6,
+                            type_: type_6,
+                        } = e;
+                        let vec7 = (name6.into_bytes()).into_boxed_slice();
+                        let ptr7 = vec7.as_ptr().cast::<u8>();
+                        let len7 = vec7.len();
+                        ::core::mem::forget(vec7);
+                        *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len7;
+                        *base.add(0).cast::<*mut u8>() = ptr7.cast_mut();
+                        *base
+                            .add(2 * ::core::mem::size_of::<*const u8>())
+                            .cast::<u8>() = (type_6.clone() as i32) as u8;
+                    }
+                }
+                *base.add(7 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len8;
+                *base.add(6 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result8;
+            }
+        }
+        *ptr1.add(::core::mem::size_of::<*const u8>()).cast::<usize>() = len9;
+        *ptr1.add(0).cast::<*mut u8>() = result9;
+        ptr1
+    }
+}
+#[doc(hidden)]
+#[allow(non_snake_case)]
+pub unsafe fn __post_return_describeflatmaps<T_: Guest>(arg0: *mut u8) {
+    unsafe {
+        let l0 = *arg0.add(0).cast::<*mut u8>();
+        let l1 = *arg0.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+        let base14 = l0;
+        let len14 = l1;
+        for i in 0..len14 {
+            let base = base14.add(i * (8 * ::core::mem::size_of::<*const u8>()));
+            {
+                let l2 = *base.add(0).cast::<*mut u8>();
+                let l3 = *base.add(::core::mem::size_of::<*const u8>()).cast::<usize>();
+                _rt::cabi_dealloc(l2, l3, 1);
+                let l4 = *base
+                    .add(2 * ::core::mem::size_of::<*const u8>())
+                    .cast::<*mut u8>();
+                let l5 = *base
+                    .add(3 * ::core::mem::size_of::<*const u8>())
+                    .cast::<usize>();
+                _rt::cabi_dealloc(l4, l5, 1);
+                let l6 = *base
+                    .add(4 * ::core::mem::size_of::<*const u8>())
+                    .cast::<*mut u8>();
+                let l7 = *base
+                    .add(5 * ::core::mem::size_of::<*const u8>())
+                    .cast::<usize>();
+                let base8 = l6;
+                let len8 = l7;
+                _rt::cabi_dealloc(base8, len8 * 1, 1);
+                let l9 = *base
+                    .add(6 * ::core::mem::size_of::<*const u8>())
+                    .cast::<*mut u8>();
+                let l10 = *base
+                    .add(7 * ::core::mem::size_of::<*const u8>())
+                    .cast::<usize>();
+                let base13 = l9;
+                let len13 = l10;
+                for i in 0..len13 {
+                    let base = base13.add(i * (3 * ::core::mem::size_of::<*const u8>()));
+                    {
+                        let l11 = *base.add(0).cast::<*mut u8>();
+                        let l12 = *base
+                            .add(::core::mem::size_of::<*const u8>())
+                            .cast::<usize>();
+                        _rt::cabi_dealloc(l11, l12, 1);
+                    }
+                }
+                _rt::cabi_dealloc(
+                    base13,
+                    len13 * (3 * ::core::mem::size_of::<*const u8>()),
+                    ::core::mem::size_of::<*const u8>(),
+                );
+            }
+        }
+        _rt::cabi_dealloc(
+            base14,
+            len14 * (8 * ::core::mem::size_of::<*const u8>()),
+            ::core::mem::size_of::<*const u8>(),
+        );
+    }
+}
+#[doc(hidden)]
+#[allow(non_snake_case, unused_unsafe)]
+pub unsafe fn _export_flatmap_cabi<T_: Guest>(
+    arg0: i32,
+    arg1: i32,
+    arg2: *mut u8,
+    arg3: usize,
+) -> *mut u8 {
+    unsafe {
+        #[cfg(target_arch = "wasm32")] _rt::run_ctors_once();
+        let result31 = {
+            let base30 = arg2;
+            let len30 = arg3;
+            let mut result30 = _rt::Vec::with_capacity(len30);
+            for i in 0..len30 {
+                let base = base30.add(i * (8 * ::core::mem::size_of::<*const u8>()));
+                let e30 = {
+                    let l0 = i32::from(*base.add(0).cast::<u8>());
+                    use kindling::plugin::types::Values as V25;
+                    let v25 = match l0 {
+                        0 => {
+                            let e25 = {
+                                let l1 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l2 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let len3 = l2;
+                                <_ as From<
+                                    _rt::Vec<_>,
+                                >>::from(_rt::Vec::from_raw_parts(l1.cast(), len3, len3))
+                            };
+                            V25::Boolean(e25)
+                        }
+                        1 => {
+                            let e25 = {
+                                let l4 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l5 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let len6 = l5;
+                                <_ as From<
+                                    _rt::Vec<_>,
+                                >>::from(_rt::Vec::from_raw_parts(l4.cast(), len6, len6))
+                            };
+                            V25::Int64(e25)
+                        }
+                        2 => {
+                            let e25 = {
+                                let l7 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l8 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let len9 = l8;
+                                <_ as From<
+                                    _rt::Vec<_>,
+                                >>::from(_rt::Vec::from_raw_parts(l7.cast(), len9, len9))
+                            };
+                            V25::Float64(e25)
+                        }
+                        3 => {
+                            let e25 = {
+                                let l10 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l11 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let len12 = l11;
+                                <_ as From<
+                                    _rt::Vec<_>,
+                                >>::from(_rt::Vec::from_raw_parts(l10.cast(), len12, len12))
+                            };
+                            V25::Timestamp(e25)
+                        }
+                        4 => {
+                            let e25 = {
+                                let l13 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l14 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let len15 = l14;
+                                let l16 = *base
+                                    .add(3 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l17 = *base
+                                    .add(4 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let len18 = l17;
+                                kindling::plugin::types::Varlen {
+                                    offsets: <_ as From<
+                                        _rt::Vec<_>,
+                                    >>::from(
+                                        _rt::Vec::from_raw_parts(l13.cast(), len15, len15),
+                                    ),
+                                    data: <_ as From<
+                                        _rt::Vec<_>,
+                                    >>::from(_rt::Vec::from_raw_parts(l16.cast(), len18, len18)),
+                                }
+                            };
+                            V25::Utf8(e25)
+                        }
+                        n => {
+                            debug_assert_eq!(n, 5, "invalid enum discriminant");
+                            let e25 = {
+                                let l19 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l20 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let len21 = l20;
+                                let l22 = *base
+                                    .add(3 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l23 = *base
+                                    .add(4 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let len24 = l23;
+                                kindling::plugin::types::Varlen {
+                                    offsets: <_ as From<
+                                        _rt::Vec<_>,
+                                    >>::from(
+                                        _rt::Vec::from_raw_parts(l19.cast(), len21, len21),
+                                    ),
+                                    data: <_ as From<
+                                        _rt::Vec<_>,
+                                    >>::from(_rt::Vec::from_raw_parts(l22.cast(), len24, len24)),
+                                }
+                            };
+                            V25::Binary(e25)
+                        }
+                    };
+                    let l26 = *base
+                        .add(5 * ::core::mem::size_of::<*const u8>())
+                        .cast::<*mut u8>();
+                    let l27 = *base
+                        .add(6 * ::core::mem::size_of::<*const u8>())
+                        .cast::<usize>();
+                    let len28 = l27;
+                    let l29 = i32::from(
+                        *base.add(7 * ::core::mem::size_of::<*const u8>()).cast::<u8>(),
+                    );
+                    kindling::plugin::types::Column {
+                        values: v25,
+                        validity: <_ as From<
+                            _rt::Vec<_>,
+                        >>::from(_rt::Vec::from_raw_parts(l26.cast(), len28, len28)),
+                        constant: _rt::bool_lift(l29 as u8),
+                    }
+                };
+                result30.push(e30);
+            }
+            _rt::cabi_dealloc(
+                base30,
+                len30 * (8 * ::core::mem::size_of::<*const u8>()),
+                ::core::mem::size_of::<*const u8>(),
+            );
+            T_::flatmap(arg0 as u32, arg1 as u32, result30)
+        };
+        let ptr32 = (&raw mut _RET_AREA.0).cast::<u8>();
+        match result31 {
+            Ok(e) => {
+                *ptr32.add(0).cast::<u8>() = (0i32) as u8;
+                let kindling::plugin::types::Flatrows {
+                    rows: rows33,
+                    columns: columns33,
+                } = e;
+                let vec34 = <_ as Into<_rt::Vec<_>>>::into(rows33).into_boxed_slice();
+                let ptr34 = vec34.as_ptr().cast::<u8>();
+                let len34 = vec34.len();
+                ::core::mem::forget(vec34);
+                *ptr32.add(2 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len34;
+                *ptr32.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr34
+                    .cast_mut();
+                let vec48 = columns33;
+                let len48 = vec48.len();
+                let layout48 = _rt::alloc::Layout::from_size_align(
+                        vec48.len() * (8 * ::core::mem::size_of::<*const u8>()),
+                        ::core::mem::size_of::<*const u8>(),
+                    )
+                    .unwrap();
+                let (result48, _cleanup48) = wit_bindgen::rt::Cleanup::new(layout48);
+                if let Some(cleanup) = _cleanup48 {
+                    cleanup.forget();
+                }
+                for (i, e) in vec48.into_iter().enumerate() {
+                    let base = result48
+                        .add(i * (8 * ::core::mem::size_of::<*const u8>()));
+                    {
+                        let kindling::plugin::types::Column {
+                            values: values35,
+                            validity: validity35,
+                            constant: constant35,
+                        } = e;
+                        use kindling::plugin::types::Values as V46;
+                        match values35 {
+                            V46::Boolean(e) => {
+                                *base.add(0).cast::<u8>() = (0i32) as u8;
+                                let vec36 = <_ as Into<_rt::Vec<_>>>::into(e)
+                                    .into_boxed_slice();
+                                let ptr36 = vec36.as_ptr().cast::<u8>();
+                                let len36 = vec36.len();
+                                ::core::mem::forget(vec36);
+                                *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len36;
+                                *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr36.cast_mut();
+                            }
+                            V46::Int64(e) => {
+                                *base.add(0).cast::<u8>() = (1i32) as u8;
+                                let vec37 = <_ as Into<_rt::Vec<_>>>::into(e)
+                                    .into_boxed_slice();
+                                let ptr37 = vec37.as_ptr().cast::<u8>();
+                                let len37 = vec37.len();
+                                ::core::mem::forget(vec37);
+                                *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len37;
+                                *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr37.cast_mut();
+                            }
+                            V46::Float64(e) => {
+                                *base.add(0).cast::<u8>() = (2i32) as u8;
+                                let vec38 = <_ as Into<_rt::Vec<_>>>::into(e)
+                                    .into_boxed_slice();
+                                let ptr38 = vec38.as_ptr().cast::<u8>();
+                                let len38 = vec38.len();
+                                ::core::mem::forget(vec38);
+                                *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len38;
+                                *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr38.cast_mut();
+                            }
+                            V46::Timestamp(e) => {
+                                *base.add(0).cast::<u8>() = (3i32) as u8;
+                                let vec39 = <_ as Into<_rt::Vec<_>>>::into(e)
+                                    .into_boxed_slice();
+                                let ptr39 = vec39.as_ptr().cast::<u8>();
+                                let len39 = vec39.len();
+                                ::core::mem::forget(vec39);
+                                *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len39;
+                                *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr39.cast_mut();
+                            }
+                            V46::Utf8(e) => {
+                                *base.add(0).cast::<u8>() = (4i32) as u8;
+                                let kindling::plugin::types::Varlen {
+                                    offsets: offsets40,
+                                    data: data40,
+                                } = e;
+                                let vec41 = <_ as Into<_rt::Vec<_>>>::into(offsets40)
+                                    .into_boxed_slice();
+                                let ptr41 = vec41.as_ptr().cast::<u8>();
+                                let len41 = vec41.len();
+                                ::core::mem::forget(vec41);
+                                *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len41;
+                                *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr41.cast_mut();
+                                let vec42 = <_ as Into<_rt::Vec<_>>>::into(data40)
+                                    .into_boxed_slice();
+                                let ptr42 = vec42.as_ptr().cast::<u8>();
+                                let len42 = vec42.len();
+                                ::core::mem::forget(vec42);
+                                *base
+                                    .add(4 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len42;
+                                *base
+                                    .add(3 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr42.cast_mut();
+                            }
+                            V46::Binary(e) => {
+                                *base.add(0).cast::<u8>() = (5i32) as u8;
+                                let kindling::plugin::types::Varlen {
+                                    offsets: offsets43,
+                                    data: data43,
+                                } = e;
+                                let vec44 = <_ as Into<_rt::Vec<_>>>::into(offsets43)
+                                    .into_boxed_slice();
+                                let ptr44 = vec44.as_ptr().cast::<u8>();
+                                let len44 = vec44.len();
+                                ::core::mem::forget(vec44);
+                                *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len44;
+                                *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr44.cast_mut();
+                                let vec45 = <_ as Into<_rt::Vec<_>>>::into(data43)
+                                    .into_boxed_slice();
+                                let ptr45 = vec45.as_ptr().cast::<u8>();
+                                let len45 = vec45.len();
+                                ::core::mem::forget(vec45);
+                                *base
+                                    .add(4 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len45;
+                                *base
+                                    .add(3 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr45.cast_mut();
+                            }
+                        }
+                        let vec47 = <_ as Into<_rt::Vec<_>>>::into(validity35)
+                            .into_boxed_slice();
+                        let ptr47 = vec47.as_ptr().cast::<u8>();
+                        let len47 = vec47.len();
+                        ::core::mem::forget(vec47);
+                        *base
+                            .add(6 * ::core::mem::size_of::<*const u8>())
+                            .cast::<usize>() = len47;
+                        *base
+                            .add(5 * ::core::mem::size_of::<*const u8>())
+                            .cast::<*mut u8>() = ptr47.cast_mut();
+                        *base
+                            .add(7 * ::core::mem::size_of::<*const u8>())
+                            .cast::<u8>() = (match constant35 {
+                            true => 1,
+                            false => 0,
+                        }) as u8;
+                    }
+                }
+                *ptr32.add(4 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len48;
+                *ptr32.add(3 * ::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = result48;
+            }
+            Err(e) => {
+                *ptr32.add(0).cast::<u8>() = (1i32) as u8;
+                let kindling::plugin::types::Failure {
+                    message: message49,
+                    row: row49,
+                } = e;
+                let vec50 = (message49.into_bytes()).into_boxed_slice();
+                let ptr50 = vec50.as_ptr().cast::<u8>();
+                let len50 = vec50.len();
+                ::core::mem::forget(vec50);
+                *ptr32.add(2 * ::core::mem::size_of::<*const u8>()).cast::<usize>() = len50;
+                *ptr32.add(::core::mem::size_of::<*const u8>()).cast::<*mut u8>() = ptr50
+                    .cast_mut();
+                match row49 {
+                    Some(e) => {
+                        *ptr32
+                            .add(3 * ::core::mem::size_of::<*const u8>())
+                            .cast::<u8>() = (1i32) as u8;
+                        *ptr32
+                            .add(4 + 3 * ::core::mem::size_of::<*const u8>())
+                            .cast::<i32>() = _rt::as_i32(e);
+                    }
+                    None => {
+                        *ptr32
+                            .add(3 * ::core::mem::size_of::<*const u8>())
+                            .cast::<u8>() = (0i32) as u8;
+                    }
+                };
+            }
+        };
+        ptr32
+    }
+}
+#[doc(hidden)]
+#[allow(non_snake_case)]
+pub unsafe fn __post_return_flatmap<T_: Guest>(arg0: *mut u8) {
+    unsafe {
+        let l0 = i32::from(*arg0.add(0).cast::<u8>());
+        match l0 {
+            0 => {
+                let l1 = *arg0
+                    .add(::core::mem::size_of::<*const u8>())
+                    .cast::<*mut u8>();
+                let l2 = *arg0
+                    .add(2 * ::core::mem::size_of::<*const u8>())
+                    .cast::<usize>();
+                let base3 = l1;
+                let len3 = l2;
+                _rt::cabi_dealloc(base3, len3 * 4, 4);
+                let l4 = *arg0
+                    .add(3 * ::core::mem::size_of::<*const u8>())
+                    .cast::<*mut u8>();
+                let l5 = *arg0
+                    .add(4 * ::core::mem::size_of::<*const u8>())
+                    .cast::<usize>();
+                let base34 = l4;
+                let len34 = l5;
+                for i in 0..len34 {
+                    let base = base34.add(i * (8 * ::core::mem::size_of::<*const u8>()));
+                    {
+                        let l6 = i32::from(*base.add(0).cast::<u8>());
+                        match l6 {
+                            0 => {
+                                let l7 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l8 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let base9 = l7;
+                                let len9 = l8;
+                                _rt::cabi_dealloc(base9, len9 * 1, 1);
+                            }
+                            1 => {
+                                let l10 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l11 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let base12 = l10;
+                                let len12 = l11;
+                                _rt::cabi_dealloc(base12, len12 * 8, 8);
+                            }
+                            2 => {
+                                let l13 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l14 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let base15 = l13;
+                                let len15 = l14;
+                                _rt::cabi_dealloc(base15, len15 * 8, 8);
+                            }
+                            3 => {
+                                let l16 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l17 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let base18 = l16;
+                                let len18 = l17;
+                                _rt::cabi_dealloc(base18, len18 * 8, 8);
+                            }
+                            4 => {
+                                let l19 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l20 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let base21 = l19;
+                                let len21 = l20;
+                                _rt::cabi_dealloc(base21, len21 * 4, 4);
+                                let l22 = *base
+                                    .add(3 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l23 = *base
+                                    .add(4 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let base24 = l22;
+                                let len24 = l23;
+                                _rt::cabi_dealloc(base24, len24 * 1, 1);
+                            }
+                            _ => {
+                                let l25 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l26 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let base27 = l25;
+                                let len27 = l26;
+                                _rt::cabi_dealloc(base27, len27 * 4, 4);
+                                let l28 = *base
+                                    .add(3 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l29 = *base
+                                    .add(4 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let base30 = l28;
+                                let len30 = l29;
+                                _rt::cabi_dealloc(base30, len30 * 1, 1);
+                            }
+                        }
+                        let l31 = *base
+                            .add(5 * ::core::mem::size_of::<*const u8>())
+                            .cast::<*mut u8>();
+                        let l32 = *base
+                            .add(6 * ::core::mem::size_of::<*const u8>())
+                            .cast::<usize>();
+                        let base33 = l31;
+                        let len33 = l32;
+                        _rt::cabi_dealloc(base33, len33 * 1, 1);
+                    }
+                }
+                _rt::cabi_dealloc(
+                    base34,
+                    len34 * (8 * ::core::mem::size_of::<*const u8>()),
+                    ::core::mem::size_of::<*const u8>(),
+                );
+            }
+            _ => {
+                let l35 = *arg0
+                    .add(::core::mem::size_of::<*const u8>())
+                    .cast::<*mut u8>();
+                let l36 = *arg0
+                    .add(2 * ::core::mem::size_of::<*const u8>())
+                    .cast::<usize>();
+                _rt::cabi_dealloc(l35, l36, 1);
             }
         }
     }
@@ -2418,6 +3094,14 @@ pub trait Guest {
         arguments: _rt::Vec<Column>,
     ) -> ::core::result::Result<Column, Failure>;
     #[allow(async_fn_in_trait)]
+    fn describeflatmaps() -> _rt::Vec<Flatmapfunction>;
+    #[allow(async_fn_in_trait)]
+    fn flatmap(
+        function: u32,
+        rows: u32,
+        arguments: _rt::Vec<Column>,
+    ) -> ::core::result::Result<Flatrows, Failure>;
+    #[allow(async_fn_in_trait)]
     fn accumulate(
         function: u32,
         groups: _rt::Vec<u32>,
@@ -2458,6 +3142,17 @@ macro_rules! __export_world_plugin_cabi {
         (arg0, arg1, arg2, arg3) } } #[unsafe (export_name = "cabi_post_scalar")] unsafe
         extern "C" fn _post_return_scalar(arg0 : * mut u8,) { unsafe {
         $($path_to_types)*:: __post_return_scalar::<$ty > (arg0) } } #[unsafe
+        (export_name = "describeflatmaps")] unsafe extern "C" fn
+        export_describeflatmaps() -> * mut u8 { unsafe { $($path_to_types)*::
+        _export_describeflatmaps_cabi::<$ty > () } } #[unsafe (export_name =
+        "cabi_post_describeflatmaps")] unsafe extern "C" fn
+        _post_return_describeflatmaps(arg0 : * mut u8,) { unsafe { $($path_to_types)*::
+        __post_return_describeflatmaps::<$ty > (arg0) } } #[unsafe (export_name =
+        "flatmap")] unsafe extern "C" fn export_flatmap(arg0 : i32, arg1 : i32, arg2 : *
+        mut u8, arg3 : usize,) -> * mut u8 { unsafe { $($path_to_types)*::
+        _export_flatmap_cabi::<$ty > (arg0, arg1, arg2, arg3) } } #[unsafe (export_name =
+        "cabi_post_flatmap")] unsafe extern "C" fn _post_return_flatmap(arg0 : * mut u8,)
+        { unsafe { $($path_to_types)*:: __post_return_flatmap::<$ty > (arg0) } } #[unsafe
         (export_name = "accumulate")] unsafe extern "C" fn export_accumulate(arg0 : i32,
         arg1 : * mut u8, arg2 : usize, arg3 : i32, arg4 : * mut u8, arg5 : usize,) -> *
         mut u8 { unsafe { $($path_to_types)*:: _export_accumulate_cabi::<$ty > (arg0,
@@ -2703,6 +3398,68 @@ pub mod kindling {
                         .finish()
                 }
             }
+            /// A column that a flat-map function adds to a row.
+            #[derive(Clone, PartialEq)]
+            pub struct Resultcolumn {
+                /// Name in the pipeline where that gives no other: letters, digits and _.
+                pub name: _rt::String,
+                pub type_: Datatype,
+            }
+            impl ::core::fmt::Debug for Resultcolumn {
+                fn fmt(
+                    &self,
+                    f: &mut ::core::fmt::Formatter<'_>,
+                ) -> ::core::fmt::Result {
+                    f.debug_struct("Resultcolumn")
+                        .field("name", &self.name)
+                        .field("type", &self.type_)
+                        .finish()
+                }
+            }
+            /// A function of a row that gives none, one or many.
+            #[derive(Clone, PartialEq)]
+            pub struct Flatmapfunction {
+                /// Name in YAML: lower case letters, digits and _.
+                pub name: _rt::String,
+                /// One line for people.
+                pub doc: _rt::String,
+                pub arguments: _rt::Vec<Datatype>,
+                /// At least one.
+                pub results: _rt::Vec<Resultcolumn>,
+            }
+            impl ::core::fmt::Debug for Flatmapfunction {
+                fn fmt(
+                    &self,
+                    f: &mut ::core::fmt::Formatter<'_>,
+                ) -> ::core::fmt::Result {
+                    f.debug_struct("Flatmapfunction")
+                        .field("name", &self.name)
+                        .field("doc", &self.doc)
+                        .field("arguments", &self.arguments)
+                        .field("results", &self.results)
+                        .finish()
+                }
+            }
+            /// The rows that a flat-map function gives.
+            #[derive(Clone, PartialEq)]
+            pub struct Flatrows {
+                /// Which row of the call each comes from, never less than the one before: the host repeats the row's other columns by it, so they
+                /// never come here.
+                pub rows: _rt::Vec<u32>,
+                /// A column for each result, with a place for each of these rows.
+                pub columns: _rt::Vec<Column>,
+            }
+            impl ::core::fmt::Debug for Flatrows {
+                fn fmt(
+                    &self,
+                    f: &mut ::core::fmt::Formatter<'_>,
+                ) -> ::core::fmt::Result {
+                    f.debug_struct("Flatrows")
+                        .field("rows", &self.rows)
+                        .field("columns", &self.columns)
+                        .finish()
+                }
+            }
             #[derive(Clone, PartialEq)]
             pub struct Description {
                 /// Name of the plugin.
@@ -2877,31 +3634,38 @@ macro_rules! __export_plugin_impl {
         "wasm32")] #[unsafe (link_section =
         "component-type:wit-bindgen:0.61.1:kindling:plugin@0.1.0:plugin:imports and exports")]
         #[doc(hidden)] #[allow(clippy::octal_escapes)] pub static
-        __WIT_BINDGEN_COMPONENT_TYPE : [u8; 1012] = *
+        __WIT_BINDGEN_COMPONENT_TYPE : [u8; 1285] = *
         b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xf7\x06\x01A\x02\x01\
-A\x1a\x01B\x1a\x01m\x06\x07boolean\x05int64\x07float64\x09timestamp\x04utf8\x06b\
-inary\x04\0\x08datatype\x03\0\0\x01py\x01p}\x01r\x02\x07offsets\x02\x04data\x03\x04\
-\0\x06varlen\x03\0\x04\x01px\x01pu\x01q\x06\x07boolean\x01\x03\0\x05int64\x01\x06\
-\0\x07float64\x01\x07\0\x09timestamp\x01\x06\0\x04utf8\x01\x05\0\x06binary\x01\x05\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\x88\x09\x01A\x02\x01\
+A$\x01B\"\x01m\x06\x07boolean\x05int64\x07float64\x09timestamp\x04utf8\x06binary\
+\x04\0\x08datatype\x03\0\0\x01py\x01p}\x01r\x02\x07offsets\x02\x04data\x03\x04\0\
+\x06varlen\x03\0\x04\x01px\x01pu\x01q\x06\x07boolean\x01\x03\0\x05int64\x01\x06\0\
+\x07float64\x01\x07\0\x09timestamp\x01\x06\0\x04utf8\x01\x05\0\x06binary\x01\x05\
 \0\x04\0\x06values\x03\0\x08\x01r\x03\x06values\x09\x08validity\x03\x08constant\x7f\
 \x04\0\x06column\x03\0\x0a\x01m\x03\x06filter\x06scalar\x09aggregate\x04\0\x04ki\
 nd\x03\0\x0c\x01r\x03\x04names\x04type\x01\x06layouts\x04\0\x05field\x03\0\x0e\x01\
 p\x01\x01p\x0f\x01r\x06\x04names\x04kind\x0d\x03docs\x09arguments\x10\x06result\x01\
-\x05state\x11\x04\0\x08function\x03\0\x12\x01p\x13\x01r\x04\x04names\x07versions\
-\x03sdks\x09functions\x14\x04\0\x0bdescription\x03\0\x15\x01ky\x01r\x02\x07messa\
-ges\x03row\x17\x04\0\x07failure\x03\0\x18\x03\0\x1bkindling:plugin/types@0.1.0\x05\
-\0\x02\x03\0\0\x06column\x03\0\x06column\x03\0\x01\x02\x03\0\0\x0bdescription\x03\
-\0\x0bdescription\x03\0\x03\x02\x03\0\0\x07failure\x03\0\x07failure\x03\0\x05\x01\
-@\0\0\x04\x04\0\x08describe\x01\x07\x01p\x02\x01p}\x01j\x01\x09\x01\x06\x01@\x03\
-\x08functiony\x04rowsy\x09arguments\x08\0\x0a\x04\0\x06filter\x01\x0b\x01j\x01\x02\
-\x01\x06\x01@\x03\x08functiony\x04rowsy\x09arguments\x08\0\x0c\x04\0\x06scalar\x01\
-\x0d\x01py\x01j\x01\x08\x01\x06\x01@\x04\x08functiony\x06groups\x0e\x0agroupcoun\
-ty\x09arguments\x08\0\x0f\x04\0\x0aaccumulate\x01\x10\x01@\x04\x08functiony\x06g\
-roups\x0e\x0agroupcounty\x06states\x08\0\x0f\x04\0\x05merge\x01\x11\x01@\x03\x08\
-functiony\x04rowsy\x06states\x08\0\x0c\x04\0\x06finish\x01\x12\x04\0\x1ckindling\
-:plugin/plugin@0.1.0\x04\0\x0b\x0c\x01\0\x06plugin\x03\0\0\0G\x09producers\x01\x0c\
-processed-by\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
+\x05state\x11\x04\0\x08function\x03\0\x12\x01r\x02\x04names\x04type\x01\x04\0\x0c\
+resultcolumn\x03\0\x14\x01p\x15\x01r\x04\x04names\x03docs\x09arguments\x10\x07re\
+sults\x16\x04\0\x0fflatmapfunction\x03\0\x17\x01p\x0b\x01r\x02\x04rows\x02\x07co\
+lumns\x19\x04\0\x08flatrows\x03\0\x1a\x01p\x13\x01r\x04\x04names\x07versions\x03\
+sdks\x09functions\x1c\x04\0\x0bdescription\x03\0\x1d\x01ky\x01r\x02\x07messages\x03\
+row\x1f\x04\0\x07failure\x03\0\x20\x03\0\x1bkindling:plugin/types@0.1.0\x05\0\x02\
+\x03\0\0\x06column\x03\0\x06column\x03\0\x01\x02\x03\0\0\x0bdescription\x03\0\x0b\
+description\x03\0\x03\x02\x03\0\0\x07failure\x03\0\x07failure\x03\0\x05\x02\x03\0\
+\0\x0fflatmapfunction\x03\0\x0fflatmapfunction\x03\0\x07\x02\x03\0\0\x08flatrows\
+\x03\0\x08flatrows\x03\0\x09\x01@\0\0\x04\x04\0\x08describe\x01\x0b\x01p\x02\x01\
+p}\x01j\x01\x0d\x01\x06\x01@\x03\x08functiony\x04rowsy\x09arguments\x0c\0\x0e\x04\
+\0\x06filter\x01\x0f\x01j\x01\x02\x01\x06\x01@\x03\x08functiony\x04rowsy\x09argu\
+ments\x0c\0\x10\x04\0\x06scalar\x01\x11\x01p\x08\x01@\0\0\x12\x04\0\x10describef\
+latmaps\x01\x13\x01j\x01\x0a\x01\x06\x01@\x03\x08functiony\x04rowsy\x09arguments\
+\x0c\0\x14\x04\0\x07flatmap\x01\x15\x01py\x01j\x01\x0c\x01\x06\x01@\x04\x08funct\
+iony\x06groups\x16\x0agroupcounty\x09arguments\x0c\0\x17\x04\0\x0aaccumulate\x01\
+\x18\x01@\x04\x08functiony\x06groups\x16\x0agroupcounty\x06states\x0c\0\x17\x04\0\
+\x05merge\x01\x19\x01@\x03\x08functiony\x04rowsy\x06states\x0c\0\x10\x04\0\x06fi\
+nish\x01\x1a\x04\0\x1ckindling:plugin/plugin@0.1.0\x04\0\x0b\x0c\x01\0\x06plugin\
+\x03\0\0\0G\x09producers\x01\x0cprocessed-by\x02\x0dwit-component\x070.258.3\x10\
+wit-bindgen-rust\x060.61.1";
         };
     };
 }
@@ -2914,24 +3678,29 @@ pub use __export_plugin_impl as export_plugin;
 )]
 #[doc(hidden)]
 #[allow(clippy::octal_escapes)]
-pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 791] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xfa\x04\x01A\x02\x01\
-A\x08\x01B\x1a\x01m\x06\x07boolean\x05int64\x07float64\x09timestamp\x04utf8\x06b\
-inary\x04\0\x08datatype\x03\0\0\x01py\x01p}\x01r\x02\x07offsets\x02\x04data\x03\x04\
+pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 985] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xbc\x06\x01A\x02\x01\
+A\x0c\x01B\"\x01m\x06\x07boolean\x05int64\x07float64\x09timestamp\x04utf8\x06bin\
+ary\x04\0\x08datatype\x03\0\0\x01py\x01p}\x01r\x02\x07offsets\x02\x04data\x03\x04\
 \0\x06varlen\x03\0\x04\x01px\x01pu\x01q\x06\x07boolean\x01\x03\0\x05int64\x01\x06\
 \0\x07float64\x01\x07\0\x09timestamp\x01\x06\0\x04utf8\x01\x05\0\x06binary\x01\x05\
 \0\x04\0\x06values\x03\0\x08\x01r\x03\x06values\x09\x08validity\x03\x08constant\x7f\
 \x04\0\x06column\x03\0\x0a\x01m\x03\x06filter\x06scalar\x09aggregate\x04\0\x04ki\
 nd\x03\0\x0c\x01r\x03\x04names\x04type\x01\x06layouts\x04\0\x05field\x03\0\x0e\x01\
 p\x01\x01p\x0f\x01r\x06\x04names\x04kind\x0d\x03docs\x09arguments\x10\x06result\x01\
-\x05state\x11\x04\0\x08function\x03\0\x12\x01p\x13\x01r\x04\x04names\x07versions\
-\x03sdks\x09functions\x14\x04\0\x0bdescription\x03\0\x15\x01ky\x01r\x02\x07messa\
-ges\x03row\x17\x04\0\x07failure\x03\0\x18\x03\0\x1bkindling:plugin/types@0.1.0\x05\
-\0\x02\x03\0\0\x06column\x03\0\x06column\x03\0\x01\x02\x03\0\0\x0bdescription\x03\
-\0\x0bdescription\x03\0\x03\x02\x03\0\0\x07failure\x03\0\x07failure\x03\0\x05\x04\
-\0<kindling:plugin/plugin-with-all-of-its-exports-removed@0.1.0\x04\0\x0b,\x01\0\
-&plugin-with-all-of-its-exports-removed\x03\0\0\0G\x09producers\x01\x0cprocessed\
--by\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
+\x05state\x11\x04\0\x08function\x03\0\x12\x01r\x02\x04names\x04type\x01\x04\0\x0c\
+resultcolumn\x03\0\x14\x01p\x15\x01r\x04\x04names\x03docs\x09arguments\x10\x07re\
+sults\x16\x04\0\x0fflatmapfunction\x03\0\x17\x01p\x0b\x01r\x02\x04rows\x02\x07co\
+lumns\x19\x04\0\x08flatrows\x03\0\x1a\x01p\x13\x01r\x04\x04names\x07versions\x03\
+sdks\x09functions\x1c\x04\0\x0bdescription\x03\0\x1d\x01ky\x01r\x02\x07messages\x03\
+row\x1f\x04\0\x07failure\x03\0\x20\x03\0\x1bkindling:plugin/types@0.1.0\x05\0\x02\
+\x03\0\0\x06column\x03\0\x06column\x03\0\x01\x02\x03\0\0\x0bdescription\x03\0\x0b\
+description\x03\0\x03\x02\x03\0\0\x07failure\x03\0\x07failure\x03\0\x05\x02\x03\0\
+\0\x0fflatmapfunction\x03\0\x0fflatmapfunction\x03\0\x07\x02\x03\0\0\x08flatrows\
+\x03\0\x08flatrows\x03\0\x09\x04\0<kindling:plugin/plugin-with-all-of-its-export\
+s-removed@0.1.0\x04\0\x0b,\x01\0&plugin-with-all-of-its-exports-removed\x03\0\0\0\
+G\x09producers\x01\x0cprocessed-by\x02\x0dwit-component\x070.258.3\x10wit-bindge\
+n-rust\x060.61.1";
 #[inline(never)]
 #[doc(hidden)]
 pub fn __link_custom_section_describing_imports() {

@@ -1,4 +1,4 @@
-//! Write Kindling's aggregates, filters and scalar functions in Rust; this crate turns them into a
+//! Write Kindling's aggregates, filters, scalar functions and flat maps in Rust; this crate turns them into a
 //! WebAssembly plugin.
 //!
 //! ```
@@ -52,7 +52,7 @@
 //!   argument that isn't an `Option` never reaches the function: an aggregate skips it, a filter drops it, a scalar function
 //!   gives null.
 //! - **Results**: the same types owned (`String`, `Vec<u8>`, [`InlineStr`] for short text without an allocation), `Option` of
-//!   them for null. A filter gives `bool`.
+//!   them for null. A filter gives `bool`. A [flat map](flatmap) gives none, one or many rows.
 //! - **State**: a struct of scalars by [`state!`], or anything that serde can write by [`msgpack_state!`]. `Default` is the
 //!   state of no rows: merging it into a state changes nothing.
 //! - **Refusing a row**: any function may return `Result<_, E>` with an `E` that can be displayed. The row goes to the rejects with
@@ -65,11 +65,12 @@
 //!
 //! # The parts
 //! [`plugin!`] names the functions; [`state`](mod@state) is how states travel; [`read`] and [`write`](mod@write) are columns to values and
-//! back; [`aggregate`] and [`rowwise`] hold the loops over rows; [`bindings`] is the interface itself.
+//! back; [`aggregate`], [`rowwise`] and [`flatmap`] hold the loops over rows; [`bindings`] is the interface itself.
 
 pub mod aggregate;
 #[rustfmt::skip]
 pub mod bindings;
+pub mod flatmap;
 pub mod keyed;
 #[cfg(feature = "msgpack")]
 pub mod pattern;
@@ -92,6 +93,7 @@ pub mod write;
 struct Readme;
 
 pub use bindings::kindling::plugin::types;
+pub use flatmap::Emit;
 pub use keyed::Pass;
 pub use plugin::Plugin;
 pub use process::{Context, Process, Refusal};

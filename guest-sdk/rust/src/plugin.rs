@@ -1,9 +1,10 @@
 //! The table of a plugin's functions, and the macro that fills it and exports it.
 
 use crate::aggregate::{self, Finish, Merge};
+use crate::flatmap::FlatMap;
 use crate::rowwise::{self, Args, RowFunction, Update};
 use crate::state::State;
-use crate::types::{Column, Datatype, Description, Failure, Kind};
+use crate::types::{Column, Datatype, Description, Failure, Flatmapfunction, Flatrows, Kind};
 use crate::write::{Returned, Value};
 
 type RowsFn<T> = Box<dyn Fn(usize, &[Column]) -> Result<T, Failure> + Send + Sync>;
@@ -74,12 +75,13 @@ pub struct Plugin {
     name: &'static str,
     version: &'static str,
     functions: Vec<Function>,
+    flatmaps: Vec<FlatMap>,
 }
 
 impl Plugin {
-    /// A plugin of these functions, numbered from 0.
-    pub fn new(name: &'static str, version: &'static str, functions: Vec<Function>) -> Self {
-        Self { name, version, functions }
+    /// A plugin of these functions, numbered from 0; flat maps are numbered on from the others.
+    pub fn new(name: &'static str, version: &'static str, functions: Vec<Function>, flatmaps: Vec<FlatMap>) -> Self {
+        Self { name, version, functions, flatmaps }
     }
 
     /// What the plugin is and has.
@@ -90,6 +92,11 @@ impl Plugin {
             sdk: concat!("kindling-guest ", env!("CARGO_PKG_VERSION"), " (rust)").into(),
             functions: self.functions.iter().map(|function| function.description.clone()).collect(),
         }
+    }
+
+    /// What flat maps the plugin has.
+    pub fn describe_flatmaps(&self) -> Vec<Flatmapfunction> {
+        self.flatmaps.iter().map(FlatMap::describe).collect()
     }
 
     fn calls(&self, function: u32) -> Option<&Calls> {
@@ -116,6 +123,15 @@ impl Plugin {
             Some(Calls::Scalar(scalar)) => scalar(rows as usize, arguments),
             _ => Err(absent(function, "scalar function")),
         }
+    }
+
+    /// None, one or many rows a row.
+    ///
+    /// # Errors
+    /// The function is no flat map, the columns don't fit, or a row was refused.
+    pub fn flatmap(&self, function: u32, rows: u32, arguments: &[Column]) -> Result<Flatrows, Failure> {
+        let flatmap = (function as usize).checked_sub(self.functions.len()).and_then(|i| self.flatmaps.get(i));
+        flatmap.ok_or_else(|| absent(function, "flat map"))?.call(rows as usize, arguments)
     }
 
     /// Rows to one partial state a group.
@@ -167,7 +183,7 @@ fn absent(function: u32, kind: &str) -> Failure {
 ///
 /// - An aggregate is `name: State`, where `State` has `update`, `merge` and `finish`; another function in the place of `update` is given as
 ///   `name: State where update = State::update_number`, so that one state can serve several types of argument.
-/// - A filter or scalar function is `name` if the function is called so, else `name: path::of::function`.
+/// - A filter, scalar function or flat map is `name` if the function is called so, else `name: path::of::function`.
 /// - The doc comment is the line that people see in a list of functions.
 ///
 /// Lists that are empty may be left out, but their order is fixed. A plugin of keyed processes has `processes: [name: Type]` alone, where
@@ -211,6 +227,7 @@ macro_rules! plugin {
         $(aggregates: [$($(#[doc = $agg_doc:expr])* $agg:ident : $state:ty $(where update = $update:expr)?),* $(,)?] $(,)?)?
         $(filters: [$($(#[doc = $filter_doc:expr])* $filter:ident $(: $filter_fn:expr)?),* $(,)?] $(,)?)?
         $(scalars: [$($(#[doc = $scalar_doc:expr])* $scalar:ident $(: $scalar_fn:expr)?),* $(,)?] $(,)?)?
+        $(flatmaps: [$($(#[doc = $flatmap_doc:expr])* $flatmap:ident $(: $flatmap_fn:expr)?),* $(,)?] $(,)?)?
     ) => {
         /// This plugin: the functions as Kindling calls them.
         pub fn plugin() -> &'static $crate::Plugin {
@@ -233,6 +250,12 @@ macro_rules! plugin {
                         concat!($($scalar_doc),*),
                         $crate::__or!($($scalar_fn)?, $scalar),
                     ),)*)?
+                ], vec![
+                    $($($crate::flatmap::FlatMap::of(
+                        stringify!($flatmap),
+                        concat!($($flatmap_doc),*),
+                        $crate::__or!($($flatmap_fn)?, $flatmap),
+                    ),)*)?
                 ])
             });
             &PLUGIN
@@ -242,7 +265,7 @@ macro_rules! plugin {
         #[cfg(target_arch = "wasm32")]
         #[allow(unsafe_code)]
         const _: () = {
-            use $crate::types::{Column, Description, Failure};
+            use $crate::types::{Column, Description, Failure, Flatmapfunction, Flatrows};
             struct Exports;
             impl $crate::bindings::Guest for Exports {
                 fn describe() -> Description {
@@ -253,6 +276,12 @@ macro_rules! plugin {
                 }
                 fn scalar(function: u32, rows: u32, arguments: Vec<Column>) -> Result<Column, Failure> {
                     plugin().scalar(function, rows, &arguments)
+                }
+                fn describeflatmaps() -> Vec<Flatmapfunction> {
+                    plugin().describe_flatmaps()
+                }
+                fn flatmap(function: u32, rows: u32, arguments: Vec<Column>) -> Result<Flatrows, Failure> {
+                    plugin().flatmap(function, rows, &arguments)
                 }
                 fn accumulate(function: u32, groups: Vec<u32>, groupcount: u32, arguments: Vec<Column>) -> Result<Vec<Column>, Failure> {
                     plugin().accumulate(function, &groups, groupcount, &arguments)

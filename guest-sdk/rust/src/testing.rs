@@ -5,7 +5,7 @@ pub mod process;
 
 use crate::Plugin;
 use crate::read::Read;
-use crate::state::Field;
+use crate::state::{Field, State};
 use crate::types::{Column, Failure, Kind, Values, Varlen};
 use crate::write::{BitmapBuilder, ColumnBuilder, Value};
 
@@ -132,6 +132,22 @@ pub fn filter(plugin: &Plugin, name: &str, rows: &Rows) -> Result<Vec<bool>, Fai
 pub fn scalar<T: Field>(plugin: &Plugin, name: &str, rows: &Rows) -> Result<Vec<T>, Failure> {
     let column = plugin.scalar(find(plugin, name, Kind::Scalar), rows.rows as u32, &rows.columns)?;
     Ok(values(&column, rows.rows))
+}
+
+/// The rows that the flat map `name` gives, each with the number of the row that it comes from.
+///
+/// # Errors
+/// What the flat map refused.
+///
+/// # Panics
+/// There is no such flat map, or its rows are no `T`.
+pub fn flatmap<T: State>(plugin: &Plugin, name: &str, rows: &Rows) -> Result<Vec<(usize, T)>, Failure> {
+    let found = plugin.describe_flatmaps().iter().position(|function| function.name == name);
+    let number = plugin.describe().functions.len() + found.unwrap_or_else(|| panic!("the plugin has no flat map `{name}`"));
+    let given = plugin.flatmap(number as u32, rows.rows as u32, &rows.columns)?;
+    let open = T::open(&given.columns, given.rows.len()).expect("the rows have the columns that the test names");
+    let row = |(i, from): (usize, &u32)| (*from as usize, T::get(&open, i).expect("a row reads back"));
+    Ok(given.rows.iter().enumerate().map(row).collect())
 }
 
 /// What the aggregate `name` gives for all rows together.

@@ -2,7 +2,7 @@
 
 use kindling_guest::testing::{self, Rows, aggregate, aggregate_groups, filter, scalar};
 use kindling_guest::types::{Column, Datatype, Kind, Values, Varlen};
-use kindling_guest::{InlineStr, Timestamp, msgpack_state, plugin, state};
+use kindling_guest::{Emit, InlineStr, Timestamp, msgpack_state, output, plugin, state};
 
 state! {
     /// The greatest value with all that stood beside it.
@@ -207,4 +207,70 @@ fn what_does_not_fit_is_refused_as_a_whole() {
     assert!(failure.message.contains("group"), "{failure:?}");
     let broken = Values::Utf8(Varlen { offsets: vec![0, 9, 4], data: b"abc".to_vec() });
     assert!(plugin().accumulate(1, &[0, 0], 1, &[column(broken)]).is_ok(), "broken offsets read as empty");
+}
+
+output! {
+    /// A part of a text, and how many parts there are.
+    struct Part { part: String, parts: Option<i64> }
+}
+
+fn parts(out: &mut Emit<Part>, text: &str, by: &str) -> Result<(), String> {
+    if by.is_empty() {
+        return Err("nothing to split by".into());
+    }
+    let count = text.split(by).count() as i64;
+    out.extend(text.split(by).filter(|p| !p.is_empty()).map(|p| Part { part: p.into(), parts: (count > 1).then_some(count) }));
+    Ok(())
+}
+
+fn twice(out: &mut Emit<Part>, number: Option<i64>) {
+    (0..2).for_each(|_| out.push(Part { part: format!("{number:?}"), parts: number }));
+}
+
+mod flat {
+    use super::*;
+    plugin! {
+        name: "flat",
+        version: "1.0.0",
+        filters: [
+            /// Stands before them.
+            starts,
+        ],
+        flatmaps: [
+            /// Parts of a text.
+            parts,
+            again: twice,
+        ],
+    }
+
+    #[test]
+    fn flat_maps_with_nulls_and_constants() {
+        let described = plugin().describe_flatmaps();
+        assert_eq!(
+            described.iter().map(|f| (f.name.as_str(), f.doc.as_str())).collect::<Vec<_>>(),
+            [("parts", "Parts of a text."), ("again", "")]
+        );
+        assert_eq!(described[0].arguments, [Datatype::Utf8, Datatype::Utf8]);
+        let columns: Vec<_> = described[0].results.iter().map(|c| (c.name.as_str(), c.type_)).collect();
+        assert_eq!(columns, [("part", Datatype::Utf8), ("parts", Datatype::Int64)]);
+        let given =
+            testing::flatmap::<Part>(plugin(), "parts", &Rows::of([Some("a-b"), None, Some("-"), Some("c")]).constant("-"));
+        let given: Vec<_> = given.expect("taken").into_iter().map(|(row, p)| (row, p.part, p.parts)).collect();
+        assert_eq!(given, [(0, "a".into(), Some(2)), (0, "b".into(), Some(2)), (3, "c".into(), None)]);
+        let given = testing::flatmap::<Part>(plugin(), "again", &Rows::of([Some(1), None])).expect("taken");
+        assert_eq!(
+            given.iter().map(|(row, p)| (*row, p.parts)).collect::<Vec<_>>(),
+            [(0, Some(1)), (0, Some(1)), (1, None), (1, None)]
+        );
+    }
+
+    #[test]
+    fn a_refused_row_and_a_wrong_number_are_told() {
+        let refused = testing::flatmap::<Part>(plugin(), "parts", &Rows::of(["a", "b"]).and(["-", ""])).err().expect("refused");
+        assert_eq!((refused.row, refused.message.as_str()), (Some(1), "nothing to split by"));
+        for number in [0, 3, u32::MAX] {
+            let absent = plugin().flatmap(number, 0, &[]).expect_err("no flat map");
+            assert_eq!(absent.message, format!("function {number} is no flat map of this plugin"));
+        }
+    }
 }

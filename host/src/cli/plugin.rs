@@ -32,6 +32,8 @@ pub enum NewKind {
     Filter,
     /// One value a row.
     Scalar,
+    /// None, one or many rows a row.
+    Flatmap,
 }
 
 /// Arguments of `kindling plugin new`.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 const MANIFEST: &str = include_str!("../../../guest-sdk/rust/template/Cargo.toml.in");
 const AGGREGATE: &str = include_str!("../../../guest-sdk/rust/template/aggregate.rs");
+const FLATMAP: &str = include_str!("../../../guest-sdk/rust/template/flatmap.rs");
 const FILTER: &str = include_str!("../../../guest-sdk/rust/template/filter.rs");
 const SCALAR: &str = include_str!("../../../guest-sdk/rust/template/scalar.rs");
 
@@ -14,15 +15,23 @@ const SDK: &[(&str, &str)] = &[
     ("README.md", include_str!("../../../guest-sdk/rust/README.md")),
     ("src/aggregate.rs", include_str!("../../../guest-sdk/rust/src/aggregate.rs")),
     ("src/bindings.rs", include_str!("../../../guest-sdk/rust/src/bindings.rs")),
+    ("src/flatmap.rs", include_str!("../../../guest-sdk/rust/src/flatmap.rs")),
+    ("src/keyed.rs", include_str!("../../../guest-sdk/rust/src/keyed.rs")),
     ("src/lib.rs", include_str!("../../../guest-sdk/rust/src/lib.rs")),
+    ("src/pattern.rs", include_str!("../../../guest-sdk/rust/src/pattern.rs")),
     ("src/plugin.rs", include_str!("../../../guest-sdk/rust/src/plugin.rs")),
+    ("src/process.rs", include_str!("../../../guest-sdk/rust/src/process.rs")),
+    ("src/process_bindings.rs", include_str!("../../../guest-sdk/rust/src/process_bindings.rs")),
+    ("src/processes.rs", include_str!("../../../guest-sdk/rust/src/processes.rs")),
     ("src/read.rs", include_str!("../../../guest-sdk/rust/src/read.rs")),
     ("src/rowwise.rs", include_str!("../../../guest-sdk/rust/src/rowwise.rs")),
     ("src/state.rs", include_str!("../../../guest-sdk/rust/src/state.rs")),
     ("src/testing.rs", include_str!("../../../guest-sdk/rust/src/testing.rs")),
+    ("src/testing/process.rs", include_str!("../../../guest-sdk/rust/src/testing/process.rs")),
     ("src/text.rs", include_str!("../../../guest-sdk/rust/src/text.rs")),
     ("src/write.rs", include_str!("../../../guest-sdk/rust/src/write.rs")),
     ("wit/plugin.wit", include_str!("../../../guest-sdk/rust/wit/plugin.wit")),
+    ("wit/process.wit", include_str!("../../../guest-sdk/rust/wit/process.wit")),
 ];
 
 /// What stands before the SDK's own workspace, which ends its manifest.
@@ -40,6 +49,7 @@ pub fn scaffold(folder: &Path, name: &str, kind: NewKind) -> std::io::Result<()>
         NewKind::Aggregate => AGGREGATE,
         NewKind::Filter => FILTER,
         NewKind::Scalar => SCALAR,
+        NewKind::Flatmap => FLATMAP,
     };
     let write = |path: &str, text: &str| {
         let path = folder.join(path);
@@ -67,7 +77,7 @@ mod tests {
     #[test]
     fn the_new_crate_is_one_workspace() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, kind) in [("a", NewKind::Aggregate), ("f", NewKind::Filter), ("s", NewKind::Scalar)] {
+        for (name, kind) in [("a", NewKind::Aggregate), ("f", NewKind::Filter), ("s", NewKind::Scalar), ("m", NewKind::Flatmap)] {
             let folder = dir.path().join(name);
             scaffold(&folder, name, kind).unwrap();
             let sdk = std::fs::read_to_string(folder.join("kindling-guest/Cargo.toml")).unwrap();
@@ -77,6 +87,19 @@ mod tests {
                 manifest.contains("kindling-guest = { path = \"kindling-guest\" }") && !manifest.contains("{{"),
                 "{manifest}"
             );
+        }
+    }
+
+    #[test]
+    fn the_new_crate_has_all_of_the_sdk() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-sdk/rust");
+        for folder in ["src", "src/testing", "wit"] {
+            for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+                let entry = entry.unwrap();
+                let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
+                let known = SDK.iter().any(|(file, _)| *file == path);
+                assert!(known || entry.file_type().unwrap().is_dir(), "{path} is missing");
+            }
         }
     }
 }

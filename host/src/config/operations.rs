@@ -5,12 +5,12 @@ use crate::config::endpoints::Connections;
 use crate::config::fault::{Fault, suggest};
 use crate::config::path;
 use crate::config::processes::process;
-use crate::config::spec::{AggregationSpec, FilterSpec, Operation, ParseColumn, ParseSpec, Placed};
+use crate::config::spec::{AggregationSpec, FilterSpec, FlatMapSpec, Operation, ParseColumn, ParseSpec, Placed};
 use crate::config::windows::window_aggregate;
 use crate::config::yaml::{Node, NodeValue};
 use crate::plan::OutputType;
 
-const OPERATIONS: [&str; 5] = ["parse", "filter", "project", "window_aggregate", "process"];
+const OPERATIONS: [&str; 6] = ["parse", "filter", "project", "flatMap", "window_aggregate", "process"];
 const OUTPUT_TYPES: [(&str, OutputType); 9] = [
     ("string", OutputType::String),
     ("long", OutputType::Long),
@@ -32,6 +32,7 @@ pub fn operation(node: Node, connections: &Connections, faults: &mut Vec<Fault>)
         "parse" => parse(&mut fields, faults).map(Operation::Parse),
         "filter" => nested(&mut fields, "filter", faults, filter).map(Operation::Filter),
         "project" => nested(&mut fields, "project", faults, project).map(Operation::Project),
+        "flatMap" => nested(&mut fields, "flatMap", faults, flat_map).map(Operation::FlatMap),
         "window_aggregate" => nested(&mut fields, "window_aggregate", faults, window_aggregate).map(Operation::WindowAggregate),
         "process" => {
             let read = |fields: &mut Fields<'_>, faults: &mut Vec<Fault>| process(fields, connections, faults);
@@ -129,6 +130,14 @@ fn project(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Option<Vec<(Plac
         Some((name, expression))
     });
     Some(columns.collect())
+}
+
+fn flat_map(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Option<FlatMapSpec> {
+    let function = fields.text("plugin", faults);
+    let columns = input_columns(fields, faults);
+    let arguments = fields.constants("arguments", faults);
+    let outputs = fields.texts("outputColumns", faults);
+    Some(FlatMapSpec { function: function?, columns, arguments, outputs })
 }
 
 fn input_columns(fields: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Vec<Placed<String>> {

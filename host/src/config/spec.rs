@@ -200,6 +200,8 @@ pub enum Operation {
     Filter(FilterSpec),
     /// Columns anew.
     Project(Vec<(Placed<String>, Placed<String>)>),
+    /// None, one or many rows of each.
+    FlatMap(FlatMapSpec),
     /// Windowed aggregation.
     WindowAggregate(WindowAggregateSpec),
     /// Keyed process.
@@ -273,6 +275,19 @@ pub enum FilterSpec {
         /// Constants after the columns.
         arguments: Vec<Placed<Constant>>,
     },
+}
+
+/// `flatMap`.
+#[derive(Clone, Debug)]
+pub struct FlatMapSpec {
+    /// Function.
+    pub function: Placed<String>,
+    /// Columns.
+    pub columns: Vec<Placed<String>>,
+    /// Constants after the columns.
+    pub arguments: Vec<Placed<Constant>>,
+    /// Names of the columns that it gives; as the function calls them where there are none.
+    pub outputs: Vec<Placed<String>>,
 }
 
 /// A constant argument.

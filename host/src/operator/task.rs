@@ -49,6 +49,8 @@ pub struct EpochTask<'a> {
     /// Rows so far by partition and key, where windows count them.
     numbers: HashMap<usize, HashMap<Box<[u8]>, i64, RandomState>>,
     out: TaskEpoch,
+    /// Rows that the steps before the aggregation, or all, have given.
+    made: usize,
     faults: Vec<RowFault>,
     /// Rows of the batch at hand that lie in the future, rising.
     future: Vec<(u32, InFuture)>,
@@ -118,14 +120,15 @@ impl<'a> EpochTask<'a> {
             folded: Vec::new(),
             numbers: HashMap::new(),
             out,
+            made: 0,
             faults: Vec::new(),
             future: Vec::new(),
         })
     }
 
-    /// Records read so far.
+    /// Records read so far, or the rows that were made of them where those are more: what an epoch's bound counts.
     pub fn rows(&self) -> usize {
-        self.out.rows
+        self.out.rows.max(self.made)
     }
 
     /// Bytes read so far.
@@ -167,20 +170,21 @@ impl<'a> EpochTask<'a> {
             self.out.rejects.push(RejectedRow { batch: number, row: fault.row as usize, error });
         }
         let before = self.clock().and_then(|clock| self.watermarks_before(clock, raw, &rows)).map(|b| (rows.start, b));
-        let batch = self.stepped(decoded, number)?;
-        match (self.window.clone(), self.process.clone()) {
-            (Some(window), _) => self.assign(&window, batch, number, raw, before),
-            (None, Some(process)) => self.keep(&process, batch, number, raw, before),
-            (None, None) => {
-                // The hidden row column is last; what follows the steps is the output row.
-                let columns: Vec<usize> = (0..batch.num_columns() - 1).collect();
-                let batch = batch.project(&columns)?;
-                if batch.num_rows() > 0 {
-                    self.out.outputs.push(batch);
+        for batch in self.stepped(decoded, number)? {
+            self.made += batch.num_rows();
+            match (self.window.clone(), self.process.clone()) {
+                (Some(window), _) => self.assign(&window, batch, number, raw, before.as_ref())?,
+                (None, Some(process)) => self.keep(&process, batch, number, raw, before.as_ref())?,
+                (None, None) => {
+                    // The hidden row column is last; what follows the steps is the output row.
+                    let batch = batch.project(&(0..batch.num_columns() - 1).collect::<Vec<_>>())?;
+                    if batch.num_rows() > 0 {
+                        self.out.outputs.push(batch);
+                    }
                 }
-                Ok(())
             }
         }
+        Ok(())
     }
 
     /// The clock of the operation with state.
@@ -209,16 +213,16 @@ impl<'a> EpochTask<'a> {
     }
 
     /// Runs the steps before the aggregation; rows at fault are set aside.
-    fn stepped(&mut self, decoded: RecordBatch, number: usize) -> Result<RecordBatch> {
+    fn stepped(&mut self, decoded: RecordBatch, number: usize) -> Result<Vec<RecordBatch>> {
         let plan = self.plan;
-        let error = match steps::apply(&plan.pre, &decoded) {
-            Ok(batch) => return Ok(batch),
+        let error = match steps::apply_in_parts(&plan.pre, &decoded) {
+            Ok(batches) => return Ok(batches),
             Err(error) => error,
         };
         let rest = self.set_aside(&decoded, number, error, &mut |range| {
-            steps::apply(&plan.pre, &decoded.slice(range.start, range.len())).map(drop)
+            steps::apply_in_parts(&plan.pre, &decoded.slice(range.start, range.len())).map(drop)
         })?;
-        steps::apply(&plan.pre, &filter_record_batch(&decoded, &rest)?)
+        steps::apply_in_parts(&plan.pre, &filter_record_batch(&decoded, &rest)?)
     }
 
     /// Finds the rows of `batch` at fault, rejects them, and says which rows remain.
@@ -280,7 +284,7 @@ impl<'a> EpochTask<'a> {
         batch: RecordBatch,
         number: usize,
         raw: &RawBatch,
-        before: Option<(usize, Vec<i64>)>,
+        before: Option<&(usize, Vec<i64>)>,
     ) -> Result<()> {
         let batch =
             if window.plan.processing_time { read_at(&batch, window.plan.event_time, self.out.start.now)? } else { batch };
@@ -299,7 +303,7 @@ impl<'a> EpochTask<'a> {
             let row = numbers[i] as usize;
             let time = times.value(i);
             let judged = (!times.is_null(i)).then_some(time);
-            let mut watermark = match self.watermark_before(clock, raw, row, judged, before.as_ref(), moves) {
+            let mut watermark = match self.watermark_before(clock, raw, row, judged, before, moves) {
                 Ok(watermark) => watermark,
                 Err(reason) => {
                     let error = Arc::new(RowError { reason, guest: None });
@@ -316,7 +320,7 @@ impl<'a> EpochTask<'a> {
             let mut judged = watermark;
             if window.plan.passed.is_some() {
                 // The watermark that the row makes: before the next one, or after the last.
-                let next = before.as_ref().and_then(|(start, b)| b.get(row - start + 1)).copied();
+                let next = before.and_then(|(start, b)| b.get(row - start + 1)).copied();
                 let own = next.unwrap_or(self.out.watermarks[partition]);
                 judged = if window.plan.processing_time { time } else { own }.max(self.out.start.closed);
                 passed.push(judged);
@@ -331,7 +335,10 @@ impl<'a> EpochTask<'a> {
                     None => {
                         passed.pop();
                         let late_by = watermark.saturating_sub(window.assigner.late_from(time));
-                        self.out.late.push(LateRow { batch: number, row, event_time: time, watermark, late_by });
+                        // Of the rows that a flat map made of a record, one takes it to the late rows.
+                        if self.out.late.last().is_none_or(|l| (l.batch, l.row) != (number, row)) {
+                            self.out.late.push(LateRow { batch: number, row, event_time: time, watermark, late_by });
+                        }
                         (keep[i], kept) = (false, kept - 1);
                     }
                 },
@@ -522,12 +529,5 @@ impl<'a> EpochTask<'a> {
 
 /// Schema of the batches that reach the aggregation.
 pub fn input_schema(plan: &Plan) -> Arc<Schema> {
-    plan.pre
-        .iter()
-        .rev()
-        .find_map(|s| match s {
-            crate::plan::Step::Project(_, schema) => Some(Arc::clone(schema)),
-            crate::plan::Step::Filter(_) => None,
-        })
-        .unwrap_or_else(|| Arc::clone(&plan.decoded))
+    Arc::clone(plan.pre.iter().rev().find_map(crate::plan::Step::schema).unwrap_or(&plan.decoded))
 }

@@ -324,6 +324,10 @@ fn aggregate(planner: &mut Planner<'_>, reducer: &Placed<String>) -> Option<Arc<
         planner.fault(reducer.place, format!("`{name}` is {what}, not an aggregate; use it in a filter or project before"));
         return None;
     }
+    if let Some((FunctionKind::FlatMap, _)) = planner.functions.guest(name) {
+        planner.fault(reducer.place, format!("`{name}` is a flat map, not an aggregate; use it in `operation: flatMap` before"));
+        return None;
+    }
     let names: Vec<String> = known.keys().cloned().collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     planner.unknown_function(reducer.place, "reducer", name, &names);

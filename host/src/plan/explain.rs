@@ -182,16 +182,18 @@ fn step(step: &Step) -> String {
             let columns: Vec<String> = shown.map(|(f, e)| format!("{} = {e}", f.name())).collect();
             format!("project {}", columns.join(", "))
         }
+        Step::FlatMap(flat) => {
+            let fields: Vec<&str> = flat.schema.fields().iter().map(|f| f.name().as_str()).filter(|n| *n != ROW_COLUMN).collect();
+            let given = &fields[fields.len() - flat.guest.signature().results.len()..];
+            let arguments: Vec<String> = flat.arguments.iter().map(ToString::to_string).collect();
+            format!("flatMap {} = {}({})", given.join(", "), flat.guest.signature().name, arguments.join(", "))
+        }
     }
 }
 
 /// Schema that reaches the aggregation.
 fn input(plan: &Plan) -> &Schema {
-    let last = plan.pre.iter().rev().find_map(|s| match s {
-        Step::Project(_, schema) => Some(schema),
-        Step::Filter(_) => None,
-    });
-    last.unwrap_or(&plan.decoded)
+    plan.pre.iter().rev().find_map(Step::schema).unwrap_or(&plan.decoded)
 }
 
 /// The windows, and their panes.
@@ -288,6 +290,7 @@ fn guest(plan: &Plan, used: &GuestUse) -> String {
             let calls = match step {
                 Step::Filter(predicate) => calls(predicate, &used.function),
                 Step::Project(exprs, _) => exprs.iter().any(|e| calls(e, &used.function)),
+                Step::FlatMap(flat) => *flat.guest.signature().name == used.function,
             };
             if calls {
                 places.push(format!("{stretch} {}", i + 1));

@@ -200,6 +200,10 @@ impl Planner<'_> {
                 );
                 continue;
             }
+            if let Some((FunctionKind::FlatMap, _)) = self.functions.guest(&name) {
+                self.fault(place, format!("`{name}` is a flat map: it stands in `operation: flatMap`, not in an expression"));
+                continue;
+            }
             let candidates: Vec<String> = scalar.keys().cloned().collect();
             let candidates: Vec<&str> = candidates.iter().map(String::as_str).collect();
             self.unknown_function(place, "function", &name, &candidates);

@@ -1,6 +1,6 @@
 //! The functions that a pipeline may call: DataFusion's and those of plugins, in one registry.
 
-use crate::plugin::{FunctionKind, GuestUse, Plugin, PluginSet};
+use crate::plugin::{FunctionKind, GuestFlatMap, GuestUse, Plugin, PluginSet};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
@@ -16,6 +16,8 @@ pub(super) trait Functions {
     fn scalar_udfs(&self) -> Vec<Arc<ScalarUDF>>;
     /// Aggregates.
     fn aggregate_udfs(&self) -> Vec<Arc<AggregateUDF>>;
+    /// A flat map.
+    fn flat_map(&self, function: &str) -> Option<GuestFlatMap>;
     /// What a function is and where it comes from; none where no plugin has it.
     fn guest(&self, function: &str) -> Option<(FunctionKind, GuestUse)>;
     /// How an aggregate's state is laid out, as text.
@@ -33,6 +35,10 @@ impl Functions for PluginSet {
 
     fn aggregate_udfs(&self) -> Vec<Arc<AggregateUDF>> {
         PluginSet::aggregate_udfs(self)
+    }
+
+    fn flat_map(&self, function: &str) -> Option<GuestFlatMap> {
+        PluginSet::flat_map(self, function)
     }
 
     fn guest(&self, function: &str) -> Option<(FunctionKind, GuestUse)> {

@@ -110,6 +110,14 @@ fn aggregated(
     let (mut window, layout) = aggregate::window(planner, &mut stage, spec, with_versions)?;
     let mut results = scan_results(&window.result, with_versions)?;
     check_after(planner, after, "window_aggregate");
+    if spec.output.value == OutputMode::Upsert {
+        for flat in after.iter().filter(|o| matches!(o.value, Operation::FlatMap(_))) {
+            planner.fault(
+                flat.place,
+                "results are upserted by their key, and a flatMap behind them makes several rows of one; move it before window_aggregate, or write `output: append`",
+            );
+        }
+    }
     operations(planner, &mut results, after)?;
     results.finish(Vec::new())?;
     fail_if_faulty(planner)?;
@@ -210,7 +218,7 @@ fn check_after(planner: &mut Planner<'_>, after: &[Placed<Operation>], name: &st
                  pipeline"
             ),
             Operation::Parse(_) => format!("parse reads the records, which are gone after {name}; move it to the front"),
-            Operation::Filter(_) | Operation::Project(_) => continue,
+            Operation::Filter(_) | Operation::FlatMap(_) | Operation::Project(_) => continue,
         };
         planner.fault(operation.place, text);
     }
@@ -297,6 +305,7 @@ fn operations(planner: &mut Planner<'_>, stage: &mut Stage, operations: &[Placed
         match &operation.value {
             Operation::Filter(spec) => stage.filter(planner, spec)?,
             Operation::Project(columns) => stage.project(planner, columns)?,
+            Operation::FlatMap(spec) => stage.flat_map(planner, spec)?,
             // Parsed columns are part of the scan; a second aggregation has been found fault with.
             Operation::Parse(_) | Operation::WindowAggregate(_) | Operation::Process(_) => {}
         }

@@ -1,10 +1,11 @@
 //! A logical plan over one scan to the steps that are evaluated.
 //!
-//! In: projections and filters over a table scan. Out: which columns are scanned, and the steps with physical expressions.
+//! In: projections, filters and flat maps over a table scan. Out: which columns are scanned, and the steps with physical expressions.
 //! **Invariant**: filters stay where the pipeline has them. A guest, or a division, that stands behind a filter never sees a row that the
 //! filter drops, so what is rejected is what the file says; and none is evaluated twice because a filter was moved below a projection.
 
 use super::Step;
+use super::flatmap::{self, FlatMapNode};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema, ScalarValue, internal_err};
 use datafusion::error::Result;
@@ -40,7 +41,9 @@ pub(super) fn lower(state: &SessionState, plan: LogicalPlan) -> Result<Lowered> 
         Arc::new(OptimizeProjections::new()),
     ]);
     let plan = optimizer.optimize(plan, state, |_, _| {})?;
-    walk(state, &plan)
+    let mut lowered = walk(state, &plan)?;
+    flatmap::narrow(&mut lowered.steps);
+    Ok(lowered)
 }
 
 fn walk(state: &SessionState, plan: &LogicalPlan) -> Result<Lowered> {
@@ -70,6 +73,18 @@ fn walk(state: &SessionState, plan: &LogicalPlan) -> Result<Lowered> {
             }
             Ok(lowered)
         }
+        LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<FlatMapNode>() {
+            None => internal_err!("{} in a chain of filters and projections", extension.node.name()),
+            Some(node) => {
+                let mut lowered = walk(state, node.input())?;
+                let input = node.input().schema();
+                let arguments =
+                    node.arguments.iter().map(|e| state.create_physical_expr(e.clone(), input)).collect::<Result<_>>()?;
+                lowered.output = arrow_schema(plan.schema());
+                lowered.steps.push(flatmap::step(node, arguments, Arc::clone(&lowered.output)));
+                Ok(lowered)
+            }
+        },
         LogicalPlan::SubqueryAlias(alias) => walk(state, &alias.input),
         other => internal_err!("{} in a chain of filters and projections", other.display()),
     }

@@ -4,6 +4,7 @@
 mod aggregate;
 mod explain;
 mod expression;
+mod flatmap;
 mod functions;
 mod logical;
 mod lower;
@@ -18,7 +19,7 @@ pub use logical::build;
 pub use prefilter::{TextMatch, TextTest};
 
 use crate::config::spec::{Emit, Order, OutputMode, WindowKind};
-use crate::plugin::{FunctionSignature, Plugin};
+use crate::plugin::{FunctionSignature, GuestFlatMap, Plugin};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
@@ -131,6 +132,32 @@ pub enum Step {
     Filter(Arc<dyn PhysicalExpr>),
     /// Columns anew; the schema is that of the result, and has [`crate::limits::ROW_COLUMN`] last where the input had it.
     Project(Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
+    /// None, one or many rows a row.
+    FlatMap(Arc<FlatMapStep>),
+}
+
+impl Step {
+    /// Schema of its rows; none where it is that of the rows before it.
+    pub fn schema(&self) -> Option<&SchemaRef> {
+        match self {
+            Self::Filter(_) => None,
+            Self::Project(_, schema) => Some(schema),
+            Self::FlatMap(flat) => Some(&flat.schema),
+        }
+    }
+}
+
+/// A guest that gives none, one or many rows of each.
+#[derive(Clone)]
+pub struct FlatMapStep {
+    /// The guest.
+    pub guest: GuestFlatMap,
+    /// Its arguments.
+    pub arguments: Vec<Arc<dyn PhysicalExpr>>,
+    /// For each column that comes in, whether a later step reads it; of the others nulls go on.
+    pub kept: Vec<bool>,
+    /// The columns that come in, then the guest's, then [`crate::limits::ROW_COLUMN`] where the input had it last.
+    pub schema: SchemaRef,
 }
 
 /// Windowed aggregation.

@@ -70,8 +70,11 @@ impl Stage {
         match planner.functions.guest(name).map(|(kind, _)| kind) {
             Some(FunctionKind::Filter) => {}
             Some(kind) => {
-                let what = if kind == FunctionKind::Aggregate { "an aggregate" } else { "a scalar function" };
-                let instead = if kind == FunctionKind::Aggregate { "a reducer" } else { "`where:`" };
+                let (what, instead) = match kind {
+                    FunctionKind::Aggregate => ("an aggregate", "a reducer"),
+                    FunctionKind::FlatMap => ("a flat map", "`operation: flatMap`"),
+                    _ => ("a scalar function", "`where:`"),
+                };
                 planner.fault(function.place, format!("`{name}` is {what}, not a filter; use it in {instead}"));
                 return None;
             }

@@ -136,6 +136,33 @@ pub(super) struct FunctionOut {
     pub(super) state: Vec<FieldOut>,
 }
 
+/// A column that a flat map gives.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct ResultColumnOut {
+    pub(super) name: String,
+    #[component(name = "type")]
+    pub(super) data_type: DatatypeOut,
+}
+
+/// A flat map, as `describeflatmaps` says.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct FlatMapFunctionOut {
+    pub(super) name: String,
+    pub(super) doc: String,
+    pub(super) arguments: Vec<DatatypeOut>,
+    pub(super) results: Vec<ResultColumnOut>,
+}
+
+/// The rows of a flat map, as a guest gave them: unchecked.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct FlatRowsOut {
+    pub(super) rows: Vec<u32>,
+    pub(super) columns: Vec<ColumnOut>,
+}
+
 /// What `describe` says.
 #[derive(ComponentType, Lift)]
 #[component(record)]
@@ -146,7 +173,7 @@ pub(super) struct DescriptionOut {
     pub(super) functions: Vec<FunctionOut>,
 }
 
-/// Parameters of `filter` and `scalar`: function, rows, arguments. Also of `finish`, with states for arguments.
+/// Parameters of `filter`, `scalar` and `flatmap`: function, rows, arguments. Also of `finish`, with states for arguments.
 pub(super) type RowsParams<'a> = (u32, u32, &'a [ColumnIn<'a>]);
 /// Parameters of `accumulate` and `merge`: function, groups, number of groups, arguments or states.
 pub(super) type GroupsParams<'a> = (u32, &'a [u32], u32, &'a [ColumnIn<'a>]);
@@ -154,6 +181,8 @@ pub(super) type GroupsParams<'a> = (u32, &'a [u32], u32, &'a [ColumnIn<'a>]);
 pub(super) type BitmapResult = (Result<Vec<u8>, FailureOut>,);
 /// Result of `scalar` and `finish`.
 pub(super) type ColumnResult = (Result<ColumnOut, FailureOut>,);
+/// Result of `flatmap`.
+pub(super) type FlatRowsResult = (Result<FlatRowsOut, FailureOut>,);
 /// Result of `accumulate` and `merge`.
 pub(super) type ColumnsResult = (Result<Vec<ColumnOut>, FailureOut>,);
 

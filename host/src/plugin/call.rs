@@ -91,7 +91,7 @@ impl Plugin {
         self.functions[function].state.iter().map(|f| f.data_type).collect()
     }
 
-    fn prepared<'a>(
+    pub(super) fn prepared<'a>(
         &self,
         function: usize,
         arguments: &'a [Argument],

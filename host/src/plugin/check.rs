@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::abi::{DatatypeOut, DescriptionOut, FunctionOut, KindOut};
+use super::abi::{DatatypeOut, DescriptionOut, FlatMapFunctionOut, FunctionOut, KindOut};
+use super::check_flatmap;
 use super::instance::Instance;
 use super::signature::{FunctionSignature, GuestType, StateField};
 use super::{FunctionKind, Version};
@@ -32,6 +33,7 @@ pub(super) struct Checked {
 pub(super) struct Exports {
     pub(super) filter: bool,
     pub(super) scalar: bool,
+    pub(super) flatmap: bool,
     pub(super) accumulate: bool,
     pub(super) merge: bool,
     pub(super) finish: bool,
@@ -42,6 +44,7 @@ impl Exports {
         Self {
             filter: instance.filter.is_some(),
             scalar: instance.scalar.is_some(),
+            flatmap: instance.flatmap.is_some(),
             accumulate: instance.accumulate.is_some(),
             merge: instance.merge.is_some(),
             finish: instance.finish.is_some(),
@@ -49,10 +52,11 @@ impl Exports {
     }
 
     /// Exports that a function of `kind` needs and that are not there.
-    fn missing(self, kind: FunctionKind) -> Vec<&'static str> {
+    pub(super) fn missing(self, kind: FunctionKind) -> Vec<&'static str> {
         let needed: &[(&'static str, bool)] = match kind {
             FunctionKind::Filter => &[("filter", self.filter)],
             FunctionKind::Scalar => &[("scalar", self.scalar)],
+            FunctionKind::FlatMap => &[("flatmap", self.flatmap)],
             FunctionKind::Aggregate => &[("accumulate", self.accumulate), ("merge", self.merge), ("finish", self.finish)],
             // Known by its own `describe`, without which it is none.
             FunctionKind::Process => &[],
@@ -61,27 +65,32 @@ impl Exports {
     }
 }
 
-/// Checks a description against the rules and the guest's exports.
+/// Checks a description against the rules and the guest's exports. Flat maps are numbered on from the other functions.
 ///
 /// # Errors
 /// Everything that is wrong.
-pub(super) fn description(description: DescriptionOut, exports: Exports) -> Result<Checked, Vec<String>> {
+pub(super) fn description(
+    description: DescriptionOut,
+    flatmaps: Vec<FlatMapFunctionOut>,
+    exports: Exports,
+) -> Result<Checked, Vec<String>> {
     let mut faults = Vec::new();
     name(&description.name, "the plugin's name", &mut faults);
     let version = Version::parse(&description.version).map_err(|e| faults.push(e)).ok();
     line(&description.sdk, "`sdk`", &mut faults);
-    match description.functions.len() {
+    match description.functions.len() + flatmaps.len() {
         0 => faults.push("it has no functions".into()),
         n if n > FUNCTIONS => faults.push(format!("it has {n} functions, {FUNCTIONS} are allowed")),
         _ => {}
     }
     let mut names = BTreeSet::new();
-    for function in &description.functions {
-        if !names.insert(&function.name) {
-            faults.push(format!("two functions are called `{}`", printable(&function.name)));
+    for name in description.functions.iter().map(|f| &f.name).chain(flatmaps.iter().map(|f| &f.name)) {
+        if !names.insert(name) {
+            faults.push(format!("two functions are called `{}`", printable(name)));
         }
     }
-    let functions: Vec<_> = description.functions.into_iter().map(|f| function_signature(f, exports, &mut faults)).collect();
+    let mut functions: Vec<_> = description.functions.into_iter().map(|f| function_signature(f, exports, &mut faults)).collect();
+    functions.extend(flatmaps.into_iter().map(|f| check_flatmap::signature(f, exports, &mut faults)));
     match version {
         Some(version) if faults.is_empty() => {
             Ok(Checked { name: description.name.into(), version, sdk: description.sdk, functions })
@@ -102,6 +111,7 @@ fn function_signature(function: FunctionOut, exports: Exports, faults: &mut Vec<
         doc: function.doc,
         arguments: function.arguments.into_iter().map(guest_type).collect(),
         result: guest_type(function.result),
+        results: Vec::new(),
         state: function
             .state
             .into_iter()
@@ -116,7 +126,8 @@ fn function_signature(function: FunctionOut, exports: Exports, faults: &mut Vec<
     signature
 }
 
-fn function_faults(f: &FunctionSignature, exports: Exports, faults: &mut Vec<String>) {
+/// What is wrong with a function of any kind.
+pub(super) fn function_faults(f: &FunctionSignature, exports: Exports, faults: &mut Vec<String>) {
     name(&f.name, "its name", faults);
     line(&f.doc, "its doc", faults);
     if f.arguments.len() > ARGUMENTS {
@@ -128,7 +139,9 @@ fn function_faults(f: &FunctionSignature, exports: Exports, faults: &mut Vec<Str
     match (f.kind, f.state.len()) {
         (FunctionKind::Aggregate, 0) => faults.push("an aggregate needs at least one state field".into()),
         (FunctionKind::Aggregate, n) if n > STATE_FIELDS => faults.push(format!("{n} state fields, {STATE_FIELDS} are allowed")),
-        (FunctionKind::Filter | FunctionKind::Scalar, 1..) => faults.push(format!("a {} function has no state", f.kind)),
+        (FunctionKind::Filter | FunctionKind::Scalar | FunctionKind::FlatMap, 1..) => {
+            faults.push(format!("a {} function has no state", f.kind))
+        }
         _ => {}
     }
     state_fields(&f.state, faults);
@@ -199,7 +212,7 @@ mod tests {
     use super::*;
     use crate::plugin::abi::FieldOut;
 
-    const ALL: Exports = Exports { filter: true, scalar: true, accumulate: true, merge: true, finish: true };
+    const ALL: Exports = Exports { filter: true, scalar: true, flatmap: true, accumulate: true, merge: true, finish: true };
 
     fn function(name: &str, kind: KindOut) -> FunctionOut {
         let state = match kind {
@@ -218,7 +231,7 @@ mod tests {
         let mut d =
             plugin(vec![function("f", KindOut::Filter), function("s", KindOut::Scalar), function("a", KindOut::Aggregate)]);
         change(&mut d);
-        description(d, ALL).err().unwrap_or_default().join("; ")
+        description(d, Vec::new(), ALL).err().unwrap_or_default().join("; ")
     }
 
     #[test]
@@ -270,7 +283,7 @@ mod tests {
     fn exports_that_are_missing_are_told() {
         let exports = Exports { merge: false, filter: false, ..ALL };
         let d = plugin(vec![function("f", KindOut::Filter), function("a", KindOut::Aggregate)]);
-        let text = description(d, exports).err().unwrap().join("; ");
+        let text = description(d, Vec::new(), exports).err().unwrap().join("; ");
         assert!(text.contains("function `f`: is a filter, but the guest does not export `filter`"), "{text}");
         assert!(text.contains("function `a`: is an aggregate, but the guest does not export `merge`"), "{text}");
     }

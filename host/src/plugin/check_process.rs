@@ -71,6 +71,7 @@ fn signature(process: ProcessOut, faults: &mut Vec<String>) -> FunctionSignature
         doc: process.doc,
         arguments: arguments.iter().map(|a| a.data_type).collect(),
         result: GuestType::Boolean,
+        results: Vec::new(),
         state,
         process: Some(ProcessSignature { arguments, outputs }),
     }

@@ -40,7 +40,7 @@ fn differences(before: &FunctionSignature, after: &FunctionSignature) -> Vec<Str
             found.push(format!("its rows were ({}), are ({})", old.rows(), new.rows()));
         }
         (Some(_), Some(_)) => {}
-        _ if before.arguments != after.arguments || before.result != after.result => {
+        _ if before.arguments != after.arguments || before.result != after.result || before.results != after.results => {
             found.push(format!("was {}, is {}", before.header(), after.header()));
         }
         _ => {}
@@ -63,6 +63,7 @@ mod tests {
             doc: "mean".into(),
             arguments: vec![GuestType::Float64],
             result: GuestType::Float64,
+            results: Vec::new(),
             state: vec![StateField { name: "top".into(), data_type: GuestType::Binary, layout: "msgpack:T:1".into() }],
             process: None,
         }

@@ -78,6 +78,8 @@ pub(super) struct Instance {
     pub(super) process: Option<Func>,
     pub(super) filter: Option<Func>,
     pub(super) scalar: Option<Func>,
+    pub(super) describe_flatmaps: Option<Func>,
+    pub(super) flatmap: Option<Func>,
     pub(super) accumulate: Option<Func>,
     pub(super) merge: Option<Func>,
     pub(super) finish: Option<Func>,
@@ -103,8 +105,9 @@ impl Instance {
         };
         let process = process.map(|(_, process)| process);
         let (filter, scalar) = (export("filter"), export("scalar"));
+        let (describe_flatmaps, flatmap) = (export("describeflatmaps"), export("flatmap"));
         let (accumulate, merge, finish) = (export("accumulate"), export("merge"), export("finish"));
-        Ok(Self { store, call_ticks, describe, process, filter, scalar, accumulate, merge, finish })
+        Ok(Self { store, call_ticks, describe, process, filter, scalar, describe_flatmaps, flatmap, accumulate, merge, finish })
     }
 
     /// Names of the exports whose types are not those of the interface, with what differs.
@@ -128,6 +131,8 @@ impl Instance {
         check::<(), (abi::DescriptionOut,)>(store, "describe", Some(self.describe), &mut faults);
         check::<abi::RowsParams<'_>, abi::BitmapResult>(store, "filter", self.filter, &mut faults);
         check::<abi::RowsParams<'_>, abi::ColumnResult>(store, "scalar", self.scalar, &mut faults);
+        check::<(), (Vec<abi::FlatMapFunctionOut>,)>(store, "describeflatmaps", self.describe_flatmaps, &mut faults);
+        check::<abi::RowsParams<'_>, abi::FlatRowsResult>(store, "flatmap", self.flatmap, &mut faults);
         check::<abi::GroupsParams<'_>, abi::ColumnsResult>(store, "accumulate", self.accumulate, &mut faults);
         check::<abi::GroupsParams<'_>, abi::ColumnsResult>(store, "merge", self.merge, &mut faults);
         check::<abi::RowsParams<'_>, abi::ColumnResult>(store, "finish", self.finish, &mut faults);
@@ -178,7 +183,7 @@ fn crash(error: &wasmtime::Error, limits: &crate::limits::GuestLimits) -> Crash 
             let text = without_trace(error);
             // wasmtime has no type of its own for this one.
             match text.contains("fuel allocated for hostcalls") {
-                true => (FailureKind::Nonsense, format!("returned more than {} bytes", limits.result_bytes)),
+                true => (FailureKind::Excess, format!("returned more than {} bytes", limits.result_bytes)),
                 false => (FailureKind::Nonsense, format!("its answer can't be read: {text}")),
             }
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::abi::{DescriptionOut, ProcessesOut};
+use super::abi::{DescriptionOut, FlatMapFunctionOut, ProcessesOut};
 use super::artefact::Artefact;
 use super::check::{self, Exports};
 use super::check_process;
@@ -58,13 +58,22 @@ impl Plugin {
         let guest = engine.compile(artefact)?;
         let mut instance = first_start(&guest, artefact)?;
         let describe = instance.describe;
-        let failed = |crash: Crash| PluginError::Start { path: path(), stage: "in `describe`", detail: crash.message };
+        let failed = |stage| move |crash: Crash| PluginError::Start { path: path(), stage, detail: crash.message };
         let checked = if instance.process.is_some() {
-            let (description,): (ProcessesOut,) = instance.call(describe, (), engine.limits()).map_err(failed)?;
+            let called = instance.call(describe, (), engine.limits());
+            let (description,): (ProcessesOut,) = called.map_err(failed("in `describeprocesses`"))?;
             check_process::description(description)
         } else {
-            let (description,): (DescriptionOut,) = instance.call(describe, (), engine.limits()).map_err(failed)?;
-            check::description(description, Exports::of(&instance))
+            let called = instance.call(describe, (), engine.limits());
+            let (description,): (DescriptionOut,) = called.map_err(failed("in `describe`"))?;
+            let flatmaps: Vec<FlatMapFunctionOut> = match instance.describe_flatmaps {
+                None => Vec::new(),
+                Some(describe) => {
+                    let called = instance.call::<_, (Vec<FlatMapFunctionOut>,)>(describe, (), engine.limits());
+                    called.map_err(failed("in `describeflatmaps`"))?.0
+                }
+            };
+            check::description(description, flatmaps, Exports::of(&instance))
         };
         let checked = checked.map_err(|faults| PluginError::Description { path: path(), faults })?;
         let pool = Pool::default();

@@ -15,11 +15,13 @@ mod call;
 #[cfg(test)]
 mod call_tests;
 mod check;
+mod check_flatmap;
 mod check_process;
 mod compatible;
 mod encode;
 mod engine;
 mod error;
+mod flatmap;
 mod instance;
 mod lift;
 mod load;
@@ -43,11 +45,12 @@ pub use artefact::{Artefact, ArtefactForm};
 pub use compatible::compatible;
 pub use engine::{CompiledGuest, GuestEngine};
 pub use error::PluginError;
+pub use flatmap::{FlatRows, GuestFlatMap};
 pub use load::Plugin;
 pub use lower::Argument;
 pub use process::{Effect, KeyBatch, OutputRows, Timers};
 pub use set::{PluginProblem, PluginSet};
-pub use signature::{Attribute, FunctionSignature, GuestType, ProcessOutput, ProcessSignature, StateField};
+pub use signature::{Attribute, FunctionSignature, GuestType, ProcessOutput, ProcessSignature, ResultColumn, StateField};
 pub use stats::{PluginStats, StatsReading};
 pub use status::{FunctionStatus, PluginStatus, fetch_status};
 pub use version::Version;
@@ -64,6 +67,8 @@ pub enum FunctionKind {
     Scalar,
     /// Partial states.
     Aggregate,
+    /// None, one or many rows a row.
+    FlatMap,
     /// What is kept of a key, and rows and timers that change it.
     Process,
 }
@@ -81,6 +86,8 @@ pub enum FailureKind {
     Memory,
     /// What came back is not what was agreed: lengths, types, offsets, UTF-8.
     Nonsense,
+    /// More came back than one call may give, in bytes or rows.
+    Excess,
 }
 
 /// A call of a guest that failed. Travels through DataFusion as `DataFusionError::External`; see [`guest_error`].

@@ -9,7 +9,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 use super::udaf::GuestAggregate;
 use super::udf::GuestScalar;
-use super::{FunctionKind, GuestEngine, Plugin, PluginError};
+use super::{FunctionKind, GuestEngine, GuestFlatMap, Plugin, PluginError};
 
 /// What is wrong with a plugin's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,9 +153,17 @@ impl PluginSet {
 
     /// Filters and scalar functions for DataFusion's registry.
     pub fn scalar_udfs(&self) -> Vec<Arc<ScalarUDF>> {
-        let of_kind = |(plugin, i): &&(Arc<Plugin>, usize)| plugin.functions[*i].kind != FunctionKind::Aggregate;
+        let of_kind = |(plugin, i): &&(Arc<Plugin>, usize)| {
+            matches!(plugin.functions[*i].kind, FunctionKind::Filter | FunctionKind::Scalar)
+        };
         let functions = self.functions.values().filter(of_kind);
         functions.map(|(plugin, i)| Arc::new(ScalarUDF::new_from_impl(GuestScalar::new(plugin.clone(), *i)))).collect()
+    }
+
+    /// The flat map of that name.
+    pub fn flat_map(&self, name: &str) -> Option<GuestFlatMap> {
+        let (plugin, number) = self.function(name)?;
+        (plugin.functions[number].kind == FunctionKind::FlatMap).then(|| GuestFlatMap::new(plugin, number))
     }
 
     /// Aggregates for DataFusion's registry.

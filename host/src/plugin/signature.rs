@@ -88,20 +88,31 @@ pub struct StateField {
     pub layout: String,
 }
 
+/// A column that a flat map gives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ResultColumn {
+    /// Name, unique within the function.
+    pub name: String,
+    /// Type.
+    pub data_type: GuestType,
+}
+
 /// A guest's function.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FunctionSignature {
     /// Name in SQL and YAML.
     pub name: Arc<str>,
-    /// Filter, scalar, aggregate or process.
+    /// Filter, scalar, aggregate, flat map or process.
     pub kind: FunctionKind,
     /// One line for people.
     pub doc: String,
     /// Types of the arguments.
     pub arguments: Vec<GuestType>,
-    /// Type of the result; says nothing of a process.
+    /// Type of the result; says nothing of a flat map or a process.
     pub result: GuestType,
-    /// Fields of the partial state, or of a key's; empty for a filter or a scalar function.
+    /// Columns of a flat map's rows; empty for others.
+    pub results: Vec<ResultColumn>,
+    /// Fields of the partial state, or of a key's; empty for other functions.
     pub state: Vec<StateField>,
     /// What only a keyed process has.
     pub process: Option<ProcessSignature>,
@@ -165,13 +176,20 @@ impl ProcessSignature {
 }
 
 impl FunctionSignature {
-    /// `avg(float64) -> float64`; of a process with the names of its columns.
+    /// `avg(float64) -> float64`; of a flat map or a process with the names of its columns.
     pub fn header(&self) -> String {
         if let Some(process) = &self.process {
             return format!("{}({}) -> {}", self.name, process.rows(), process.given());
         }
         let arguments: Vec<String> = self.arguments.iter().map(ToString::to_string).collect();
-        format!("{}({}) -> {}", self.name, arguments.join(", "), self.result)
+        let result = match self.results.as_slice() {
+            [] => self.result.to_string(),
+            columns => {
+                let columns: Vec<String> = columns.iter().map(|c| format!("{} {}", c.name, c.data_type)).collect();
+                format!("rows of ({})", columns.join(", "))
+            }
+        };
+        format!("{}({}) -> {result}", self.name, arguments.join(", "))
     }
 
     /// `sum float64, count int64`, or with the layout of bytes: `top binary [msgpack:TopK:1]`. Two versions of a function whose texts
@@ -196,6 +214,7 @@ impl fmt::Display for FunctionKind {
             Self::Scalar => "scalar",
             Self::Aggregate => "aggregate",
             Self::Process => "process",
+            Self::FlatMap => "flat map",
         })
     }
 }

@@ -38,7 +38,7 @@ pub struct StatsReading {
     pub timeouts: u64,
     /// Calls that wanted too much memory.
     pub memory: u64,
-    /// Calls whose result was not what was agreed.
+    /// Calls whose result was not what was agreed, or too large.
     pub nonsense: u64,
 }
 
@@ -61,7 +61,7 @@ impl PluginStats {
             Some(FailureKind::Trap) => &self.traps,
             Some(FailureKind::Timeout) => &self.timeouts,
             Some(FailureKind::Memory) => &self.memory,
-            Some(FailureKind::Nonsense) => &self.nonsense,
+            Some(FailureKind::Nonsense | FailureKind::Excess) => &self.nonsense,
         };
         counter.fetch_add(1, Relaxed);
     }

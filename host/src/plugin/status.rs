@@ -35,7 +35,7 @@ pub struct PluginStatus {
 pub struct FunctionStatus {
     /// Name in SQL and YAML.
     pub name: String,
-    /// `filter`, `scalar` or `aggregate`.
+    /// `filter`, `scalar`, `aggregate` or `flat map`.
     pub kind: String,
     /// `avg(float64) -> float64`.
     pub signature: String,

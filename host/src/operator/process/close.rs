@@ -152,10 +152,8 @@ impl ProcessCloser {
         let ttl = i64::try_from(self.plan.ttl.as_millis()).unwrap_or(i64::MAX);
         let mut out = std::mem::take(&mut work.out);
         let mut rows_of_stored = vec![0; stored.slots.len()];
-        let mut next = 0;
-        for (key, _) in stored.slots.iter().enumerate().filter(|(_, slot)| slot.is_some()) {
-            rows_of_stored[key] = next;
-            next += 1;
+        for (row, (key, _)) in stored.slots.iter().enumerate().filter(|(_, slot)| slot.is_some()).enumerate() {
+            rows_of_stored[key] = row;
         }
         let (mut keys, mut places, mut kept): (Vec<u32>, Vec<Place>, Vec<Kept>) = (Vec::new(), Vec::new(), Vec::new());
         for key in looked {

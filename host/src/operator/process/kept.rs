@@ -160,6 +160,7 @@ mod tests {
             doc: String::new(),
             arguments: vec![],
             result: GuestType::Boolean,
+            results: Vec::new(),
             state: vec![field("n", GuestType::Int64), field("who", GuestType::Utf8)],
             process: None,
         };

@@ -41,7 +41,7 @@ impl EpochTask<'_> {
         batch: RecordBatch,
         number: usize,
         raw: &RawBatch,
-        before: Option<(usize, Vec<i64>)>,
+        before: Option<&(usize, Vec<i64>)>,
     ) -> Result<()> {
         let rows = batch.num_rows();
         let times = batch.column(process.event_time).as_primitive::<TimestampMillisecondType>();
@@ -51,7 +51,7 @@ impl EpochTask<'_> {
         for i in 0..rows {
             let (row, time) = (numbers[i] as usize, times.value(i));
             let judged = (!times.is_null(i)).then_some(time);
-            let watermark = match self.watermark_before(process.clock, raw, row, judged, before.as_ref(), !process.is_decoded) {
+            let watermark = match self.watermark_before(process.clock, raw, row, judged, before, !process.is_decoded) {
                 Ok(watermark) => watermark,
                 Err(reason) => {
                     let error = Arc::new(RowError { reason, guest: None });

@@ -64,6 +64,10 @@ impl Functions for Native {
         vec![Arc::new(total)]
     }
 
+    fn flat_map(&self, _: &str) -> Option<crate::plugin::GuestFlatMap> {
+        None
+    }
+
     fn guest(&self, function: &str) -> Option<(FunctionKind, GuestUse)> {
         let (kind, plugin) = match function {
             "small" => (FunctionKind::Filter, "sizes"),

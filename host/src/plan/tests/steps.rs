@@ -75,7 +75,7 @@ fn a_guest_filter_sees_only_what_is_left() {
         .iter()
         .filter_map(|s| match s {
             Step::Filter(p) => Some(p.to_string()),
-            Step::Project(..) => None,
+            _ => None,
         })
         .collect();
     assert_eq!(filters, ["name@0 = a", "small(size@1)"]);
@@ -95,6 +95,7 @@ fn a_guest_in_a_projection_is_called_once() {
         .map(|s| match s {
             Step::Filter(p) => p.to_string().matches("shout").count(),
             Step::Project(exprs, _) => exprs.iter().map(|e| e.to_string().matches("shout").count()).sum(),
+            Step::FlatMap(_) => 0,
         })
         .sum();
     assert_eq!(calls, 1, "{}", explain(&plan, &pipeline(vec![])));

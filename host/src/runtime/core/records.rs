@@ -31,24 +31,31 @@ impl JobCore {
             commit.outputs.extend(self.tombstones(batch)?);
         }
         for batch in &closed.results {
-            match steps::apply(&self.plan.post, batch) {
-                Ok(rows) => commit.outputs.extend(self.encode(&rows)?),
+            match steps::apply_in_parts(&self.plan.post, batch) {
+                Ok(parts) => self.write_parts(&parts, commit)?,
                 Err(error) if policy == FaultPolicy::Fail => return Err(error),
                 Err(error) => {
                     let post = Arc::clone(&self.plan);
-                    let run = |r: std::ops::Range<usize>| steps::apply(&post.post, &batch.slice(r.start, r.len()));
+                    let run = |r: std::ops::Range<usize>| steps::apply_in_parts(&post.post, &batch.slice(r.start, r.len()));
                     let mut good = 0;
                     for fault in isolate(batch.num_rows(), error, budget, &mut |r| run(r).map(drop)) {
-                        commit.outputs.extend(self.encode(&run(good..fault.items.start)?)?);
+                        self.write_parts(&run(good..fault.items.start)?, commit)?;
                         good = fault.items.end;
                         let error = RowError::of(&fault.error);
                         for i in fault.items {
                             commit.rejects.push(result_reject(row_text(batch, i), Vec::new(), &error).to_record());
                         }
                     }
-                    commit.outputs.extend(self.encode(&run(good..batch.num_rows())?)?);
+                    self.write_parts(&run(good..batch.num_rows())?, commit)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn write_parts(&mut self, parts: &[RecordBatch], commit: &mut EpochCommit) -> Result<()> {
+        for part in parts {
+            commit.outputs.extend(self.encode(part)?);
         }
         Ok(())
     }

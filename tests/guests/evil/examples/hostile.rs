@@ -1,11 +1,14 @@
-//! Plugin `hostile`: a function for each misdeed. Filters keep all rows, scalar functions give their argument, aggregates count.
+//! Plugin `hostile`: a function for each misdeed. Filters keep all rows, scalar functions give their argument, flat maps
+//! give each row once, aggregates count.
 
-use evil::misdeeds::{MISDEEDS, Misdeed, result};
+use evil::misdeeds::{FLAT_MISDEEDS, MISDEEDS, Misdeed, result};
 use evil::victim::Stage;
 use evil::{POISON, description};
 use kindling_guest::bindings::Guest;
 use kindling_guest::read::{Arg, Read};
-use kindling_guest::types::{Column, Datatype, Description, Failure, Field, Function, Kind, Values};
+use kindling_guest::types::{
+    Column, Datatype, Description, Failure, Field, Flatmapfunction, Flatrows, Function, Kind, Resultcolumn, Values,
+};
 use kindling_guest::write::{BitmapBuilder, ColumnBuilder};
 
 struct Exports;
@@ -85,6 +88,27 @@ impl Guest for Exports {
         let mut same = vec![same.finish()];
         spoil(function, Stage::Update, texts.iter().position(|text| *text == POISON), &mut same)?;
         same.pop().ok_or_else(|| failure("no column".into()))
+    }
+
+    fn describeflatmaps() -> Vec<Flatmapfunction> {
+        let function = |(name, _): &(&str, _)| Flatmapfunction {
+            name: (*name).into(),
+            doc: "Not for use.".into(),
+            arguments: vec![Datatype::Utf8],
+            results: vec![Resultcolumn { name: "text".into(), type_: Datatype::Utf8 }],
+        };
+        FLAT_MISDEEDS.iter().map(function).collect()
+    }
+
+    fn flatmap(function: u32, rows: u32, arguments: Vec<Column>) -> Result<Flatrows, Failure> {
+        let texts = texts(&arguments, rows as usize)?;
+        let mut same = ColumnBuilder::<&str>::with_capacity(texts.len());
+        texts.iter().for_each(|text| same.push(text));
+        let (mut rows, mut columns) = ((0..rows).collect(), vec![same.finish()]);
+        if let Some(row) = texts.iter().position(|text| *text == POISON) {
+            FLAT_MISDEEDS[function as usize - MISDEEDS.len()].1(&mut rows, &mut columns, row)?;
+        }
+        Ok(Flatrows { rows, columns })
     }
 
     fn accumulate(function: u32, groups: Vec<u32>, groupcount: u32, arguments: Vec<Column>) -> Result<Vec<Column>, Failure> {

@@ -29,6 +29,16 @@ macro_rules! described {
             ) -> Result<kindling_guest::types::Column, kindling_guest::types::Failure> {
                 unreachable!("nobody calls a plugin with such a description")
             }
+            fn describeflatmaps() -> Vec<kindling_guest::types::Flatmapfunction> {
+                Vec::new()
+            }
+            fn flatmap(
+                _: u32,
+                _: u32,
+                _: Vec<kindling_guest::types::Column>,
+            ) -> Result<kindling_guest::types::Flatrows, kindling_guest::types::Failure> {
+                unreachable!("nobody calls a plugin with such a description")
+            }
             fn accumulate(
                 _: u32,
                 _: Vec<u32>,

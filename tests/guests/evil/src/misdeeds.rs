@@ -55,6 +55,39 @@ pub const MISDEEDS: &[(&str, Kind, Stage, Misdeed)] = &[
     ("finish_wrong_type", Kind::Aggregate, Stage::Finish, wrong_type),
 ];
 
+/// What a flat map can do wrong in a call, as changes to the origins of its rows and to its column, of which row `row` is the poisoned one.
+pub type FlatMisdeed = fn(&mut Vec<u32>, &mut Vec<Column>, usize) -> Result<(), Failure>;
+
+/// Name of each flat map, and what goes wrong. They give the rows that came in.
+pub const FLAT_MISDEEDS: &[(&str, FlatMisdeed)] = &[
+    ("flatmap_loop", |_, columns, row| endless_loop(columns, row)),
+    ("flatmap_trap", |_, columns, row| trap(columns, row)),
+    ("flatmap_refuse", |_, columns, row| refuse(columns, row)),
+    ("flatmap_short", |_, columns, row| short(columns, row)),
+    ("flatmap_no_columns", |_, columns, row| no_columns(columns, row)),
+    ("flatmap_not_utf8", |_, columns, row| not_utf8(columns, row)),
+    ("flatmap_outside", |rows, _, _| {
+        rows.iter_mut().for_each(|row| *row += 100_000);
+        Ok(())
+    }),
+    ("flatmap_descending", |rows, columns, _| {
+        // Of one row two that come from the first and the one before it can't be told; from far outside and then inside they can.
+        rows.insert(0, u32::MAX);
+        *columns = vec![Column { values: repeated(rows.len()), validity: Vec::new(), constant: false }];
+        Ok(())
+    }),
+    ("flatmap_many", |rows, columns, row| {
+        *rows = vec![row as u32; 65_537];
+        *columns = vec![Column { values: repeated(rows.len()), validity: Vec::new(), constant: false }];
+        Ok(())
+    }),
+];
+
+/// So many texts of no characters.
+fn repeated(count: usize) -> Values {
+    Values::Utf8(Varlen { offsets: vec![0; count + 1], data: Vec::new() })
+}
+
 /// Never returns, but the compiler can't know.
 pub fn endless_loop(columns: &mut Vec<Column>, _: usize) -> Result<(), Failure> {
     while std::hint::black_box(columns.len()) < usize::MAX {}
