@@ -145,6 +145,18 @@ fn why_says_who_holds_the_watermark_back_and_idle_partitions_let_it_go_on_over_a
     let why = why_when(&job, &name, |w| w.partitions[2].position == 2 && w.partitions[1].position == 3 && w.lateness.rows == 3);
     assert_eq!((why.lateness.behind, why.lateness.late, why.lateness.max_ms), (1, 1, 82_000), "{why:?}");
     assert_eq!((why.lateness.keeps_99, why.watermark), (Some(82_000), Some(START + 97_000)));
+    let [operator] = why.lateness.operators.as_slice() else { panic!("one operator: {why:?}") };
+    let windows: Vec<_> = operator.windows.iter().map(|w| (w.start, w.rows, w.after_end, w.max_ms, w.keeps_99)).collect();
+    // The row of second 15 came 77 s after its window had ended at 20.
+    assert_eq!(
+        windows,
+        [(Some(START + 10_000), 1, 1, 77_001, Some(77_001)), (Some(START + 90_000), 2, 0, 0, Some(0))],
+        "{operator:?}"
+    );
+    assert_eq!((operator.kind.as_str(), operator.older.is_none()), ("tumbling windows of 10s", true));
+    assert_eq!(operator.windows[0].buckets, [(Some(90_000), 1)]);
+    let (well, text) = kindling(job.dir.path(), &["why", &name, "--data-dir", "data"]);
+    assert!(well && text.contains("rows came after the end of 1 of the last 2 windows") && text.contains("1m17s"), "{text}");
     end(child, "-TERM");
     let (well, text) = kindling(job.dir.path(), &["why", &name, "--data-dir", "data"]);
     assert!(!well && text.contains("is not running"), "{text}");

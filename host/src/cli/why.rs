@@ -3,7 +3,7 @@
 use super::endpoint::{find, is_called};
 use crate::ask::ask;
 use crate::error::{Error, Kind};
-use crate::runtime::why::{PartitionWhy, Why};
+use crate::runtime::why::{OperatorLateness, PartitionWhy, Why, WindowRows};
 use crate::size::format_size;
 use crate::time::{format_span, write_rfc3339};
 use clap::Args;
@@ -31,7 +31,9 @@ that do not come are a partition that is behind. A partition is:
   finished   the end of a file, or of a run with --until-end
 
 How late rows were is measured against the watermark of each row's own partition, since the process started. The allowedLateness that is
-named keeps its share of the rows for certain; where windows are long a shorter one may do. Event times that are further in the future of
+named keeps its share of the rows for certain; where windows are long a shorter one may do: by window (the last 32, and those before
+them together) it is told how long after the window's end rows came, and what keeps 99 % and 99.9 % of its rows. --json has all
+histograms. Event times that are further in the future of
 their record's timestamp than maxFuture (a setting of the window, 1.day unless said otherwise) go to the rejects.")]
 pub struct WhyArgs {
     /// The job: its name, or team/name.
@@ -164,23 +166,82 @@ fn lateness(why: &Why) {
     if seen.behind == 0 {
         return;
     }
+    histogram("behind the watermark by", seen.rows, &seen.buckets);
+    seen.operators.iter().for_each(by_window);
+}
+
+/// The windows to which rows came late, and of all of them together when they came.
+fn by_window(operator: &OperatorLateness) {
+    let all: Vec<&WindowRows> = operator.older.iter().chain(&operator.windows).collect();
+    let late: Vec<&&WindowRows> = all.iter().filter(|w| w.after_end > 0).collect();
+    say!(
+        "\n{}, {}: rows came after the end of {} of the last {} windows{}. A row is counted by the first window that it belongs to.",
+        operator.operator,
+        operator.kind,
+        operator.windows.iter().filter(|w| w.after_end > 0).count(),
+        operator.windows.len(),
+        if operator.older.is_some() { ", and of those before them" } else { "" }
+    );
+    if late.is_empty() {
+        return;
+    }
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED);
-    table.set_header(["behind the watermark by", "rows", "share"]);
+    table.set_header([
+        "window",
+        "rows",
+        "after its end",
+        "at most by",
+        "99 % with allowedLateness",
+        "99.9 %",
+        "after its end by: rows",
+    ]);
+    for column in 1..6 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for window in late {
+        let name = window
+            .start
+            .map_or_else(|| "all before".to_owned(), |start| format!("{} to {}", time(Some(start)), time(window.end)));
+        let buckets = window.buckets.iter().filter(|(bound, _)| *bound != Some(0));
+        let buckets: Vec<String> = buckets
+            .map(|(bound, rows)| {
+                format!("{}: {rows}", bound.map_or_else(|| "more".to_owned(), |b| format!("up to {}", format_span(b))))
+            })
+            .collect();
+        table.add_row([
+            name,
+            window.rows.to_string(),
+            window.after_end.to_string(),
+            format_span(window.max_ms),
+            span(window.keeps_99),
+            span(window.keeps_999),
+            buckets.join(", "),
+        ]);
+    }
+    say!("{table}");
+}
+
+fn histogram(title: &str, all: u64, buckets: &[(Option<i64>, u64)]) {
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED);
+    table.set_header([title, "rows", "share"]);
     for column in 1..3 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     let mut before = None;
-    for (bound, rows) in &seen.buckets {
+    for (bound, rows) in buckets {
         let what = match bound {
             Some(0) => "on time".to_owned(),
             Some(bound) => format!("up to {}", format_span(*bound)),
             None => format!("more than {}", span(before)),
         };
         before = *bound;
-        table.add_row([what, rows.to_string(), format!("{:.3} %", *rows as f64 / seen.rows as f64 * 100.0)]);
+        table.add_row([what, rows.to_string(), format!("{:.3} %", *rows as f64 / all as f64 * 100.0)]);
     }
     say!("\n{table}");
 }

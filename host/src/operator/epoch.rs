@@ -2,7 +2,7 @@
 
 use crate::element::RawBatch;
 use crate::operator::fold::Partial;
-use crate::operator::lateness::Lateness;
+use crate::operator::window_lateness::RowLateness;
 use crate::operator::{FaultPolicy, reason};
 use crate::plugin::{GuestError, guest_error};
 use crate::state::store::PaneId;
@@ -99,8 +99,8 @@ pub struct TaskEpoch {
     pub outputs: Vec<RecordBatch>,
     /// Late rows.
     pub late: Vec<LateRow>,
-    /// How far behind the watermark rows came.
-    pub lateness: Lateness,
+    /// How far behind the watermark, and after the ends of their windows, rows came.
+    pub lateness: RowLateness,
     /// Rows set aside.
     pub rejects: Vec<RejectedRow>,
     /// Watermark of each partition after the epoch; only those of this task's partitions moved.

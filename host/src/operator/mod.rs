@@ -24,6 +24,7 @@ pub mod steps;
 pub mod task;
 mod view;
 pub mod watermark;
+pub mod window_lateness;
 
 use datafusion::error::DataFusionError;
 

@@ -15,8 +15,8 @@ use crate::operator::columns::{read_at, row_numbers, with_times};
 use crate::operator::epoch::{EpochStart, LateRow, RejectedRow, RowError, TaskEpoch};
 use crate::operator::fold::{Fold, Partial};
 use crate::operator::isolate::{Budget, isolate};
-use crate::operator::lateness::Lateness;
 use crate::operator::watermark::{EventClock, InFuture};
+use crate::operator::window_lateness::{RowLateness, Tally};
 use crate::operator::{FaultPolicy, steps};
 use crate::plan::Plan;
 use crate::state::codec::RowCodec;
@@ -97,7 +97,7 @@ impl<'a> EpochTask<'a> {
             keyed: Vec::new(),
             outputs: Vec::new(),
             late: Vec::new(),
-            lateness: Lateness::default(),
+            lateness: RowLateness::default(),
             rejects: Vec::new(),
             watermarks: start.watermarks.clone(),
             positions: HashMap::new(),
@@ -298,7 +298,8 @@ impl<'a> EpochTask<'a> {
         let mut panes = Vec::with_capacity(rows);
         let mut passed = Vec::new();
         let mut keep = vec![true; rows];
-        let (mut kept, mut seen) = (rows, 0);
+        let mut kept = rows;
+        let mut tally = Tally::new(&window.assigner, window.plan.processing_time, &mut self.out.lateness);
         for i in 0..rows {
             let row = numbers[i] as usize;
             let time = times.value(i);
@@ -313,10 +314,7 @@ impl<'a> EpochTask<'a> {
                 }
             };
             watermark = watermark.max(self.out.start.closed);
-            seen += 1;
-            if time < watermark {
-                self.out.lateness.behind(watermark - time);
-            }
+            tally.row(time, watermark);
             let mut judged = watermark;
             if window.plan.passed.is_some() {
                 // The watermark that the row makes: before the next one, or after the last.
@@ -344,7 +342,7 @@ impl<'a> EpochTask<'a> {
                 },
             }
         }
-        self.out.lateness.saw(seen);
+        tally.end();
         let batch = if kept == rows { batch } else { filter_record_batch(&batch, &BooleanArray::from(keep))? };
         let batch = match window.plan.passed {
             Some(column) => with_times(&batch, column, passed.into())?,

@@ -196,6 +196,11 @@ fn input(plan: &Plan) -> &Schema {
     plan.pre.iter().rev().find_map(Step::schema).unwrap_or(&plan.decoded)
 }
 
+/// The kind of a plan's windows, for people: `tumbling windows of 1m`.
+pub fn window_kind(window: &WindowPlan) -> String {
+    windows(window).0
+}
+
 /// The windows, and their panes.
 fn windows(window: &WindowPlan) -> (String, String) {
     let shown = |d: Duration| format_duration(d);

@@ -14,7 +14,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-pub use explain::{Explanation, explain};
+pub use explain::{Explanation, explain, window_kind};
 pub use logical::build;
 pub use prefilter::{TextMatch, TextTest};
 

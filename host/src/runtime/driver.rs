@@ -21,7 +21,7 @@ use crate::ingest::decode::Decoder;
 use crate::limits::{JobLimits, STATE_COPY_BYTES};
 use crate::operator::FaultPolicy;
 use crate::operator::epoch::{EpochStart, TaskEpoch};
-use crate::operator::lateness::Lateness;
+use crate::operator::window_lateness::RowLateness;
 use crate::output::{EpochCommit, OutRecord};
 use crate::plan::Plan;
 use crate::plugin::{FailureKind, PluginSet, guest_error};
@@ -59,7 +59,7 @@ struct InCommit {
     epoch: u64,
     outputs: Vec<OutRecord>,
     counts: Counts,
-    lateness: Lateness,
+    lateness: RowLateness,
     closed: i64,
     sizes: Sizes,
     plan: Arc<Plan>,
@@ -353,7 +353,7 @@ impl<O: Outside> Driver<O> {
             match self.core.close(&tasks, &progress, policy) {
                 Ok(Outcome::Commit(commit)) => {
                     self.note_rejects(&tasks);
-                    let mut lateness = Lateness::default();
+                    let mut lateness = RowLateness::default();
                     tasks.iter().for_each(|t| lateness.add(&t.lateness));
                     return self.hand_over(*commit, lateness, &plan, observer, total);
                 }
@@ -403,7 +403,7 @@ impl<O: Outside> Driver<O> {
     fn hand_over(
         &mut self,
         commit: EpochCommit,
-        lateness: Lateness,
+        lateness: RowLateness,
         plan: &Arc<Plan>,
         observer: Observer<'_>,
         total: &mut Counts,

@@ -348,7 +348,7 @@ mod tests {
             max_ms: 100_001,
             keeps_99: Some(3_000),
             keeps_999: Some(100_001),
-            buckets: Vec::new(),
+            ..LatenessWhy::default()
         };
         let settings = Settings { out_of_orderness_ms: Some(0), ..Settings::default() };
         let partitions = vec![partition(0, "reading", Some(1))];

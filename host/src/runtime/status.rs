@@ -5,8 +5,8 @@
 
 use crate::element::PartitionName;
 use crate::limits::JobLimits;
-use crate::operator::lateness::Lateness;
-use crate::plan::Plan;
+use crate::operator::window_lateness::RowLateness;
+use crate::plan::{Plan, window_kind};
 use crate::runtime::core::{Counts, JobCore, OpenWindows};
 use crate::runtime::progress::{PartitionClock, PartitionState};
 use crate::runtime::why::{Settings, Why};
@@ -61,6 +61,8 @@ pub(super) struct PartitionSeen {
 pub(super) struct Inner {
     pub(super) names: Vec<PartitionName>,
     pub(super) settings: Settings,
+    /// Name of the operator with windows, and their kind.
+    pub(super) operator: Option<(String, String)>,
     pub(super) phase: Phase,
     pub(super) phase_since: Option<Instant>,
     pub(super) seen_at: Option<Instant>,
@@ -77,7 +79,7 @@ pub(super) struct Inner {
 pub struct JobStatus {
     job: String,
     inner: Mutex<Inner>,
-    lateness: Arc<Mutex<Lateness>>,
+    lateness: Arc<Mutex<RowLateness>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -96,6 +98,7 @@ impl JobStatus {
         let mut inner = lock(&self.inner);
         inner.names = partitions.to_vec();
         inner.settings = Settings::of(plan, limits);
+        inner.operator = plan.window.as_ref().map(|w| (plan.operator.clone(), window_kind(w)));
     }
 
     pub(super) fn phase(&self, phase: Phase) {
@@ -105,7 +108,7 @@ impl JobStatus {
         }
     }
 
-    pub(super) fn committed(&self, lateness: &Lateness, counts: Counts) {
+    pub(super) fn committed(&self, lateness: &RowLateness, counts: Counts) {
         lock(&self.lateness).add(lateness);
         lock(&self.inner).counts = counts;
     }
@@ -161,7 +164,7 @@ impl Inner {
 /// `Lateness` in Prometheus' terms, with buckets up to the latest row's.
 struct LatenessCollector {
     desc: Desc,
-    lateness: Arc<Mutex<Lateness>>,
+    lateness: Arc<Mutex<RowLateness>>,
 }
 
 impl Collector for LatenessCollector {
@@ -170,7 +173,8 @@ impl Collector for LatenessCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let lateness = lock(&self.lateness).clone();
+        // By window it would be a family without end: that is for `kindling why`.
+        let lateness = lock(&self.lateness).behind.clone();
         let bucket = |(bound, rows): (i64, u64)| {
             let mut bucket = Bucket::default();
             bucket.set_upper_bound(bound as f64 / 1e3);
@@ -199,9 +203,9 @@ mod tests {
     #[test]
     fn lateness_reads_as_a_histogram() {
         let metrics = crate::runtime::metrics::Metrics::new("t", "j").unwrap();
-        let mut lateness = Lateness::default();
-        lateness.saw(10);
-        lateness.behind(2_500);
+        let mut lateness = RowLateness::default();
+        lateness.behind.saw(10);
+        lateness.behind.behind(2_500);
         metrics.status.committed(&lateness, Counts::default());
         let text = prometheus::TextEncoder::new().encode_to_string(&metrics.registry.gather()).unwrap();
         for (what, value) in [

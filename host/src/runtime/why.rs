@@ -4,6 +4,7 @@
 
 use crate::limits::JobLimits;
 use crate::operator::lateness::Lateness;
+use crate::operator::window_lateness::RowLateness;
 use crate::plan::Plan;
 use crate::runtime::explanation;
 use crate::runtime::status::{Inner, PartitionSeen, Phase};
@@ -113,6 +114,46 @@ pub struct LatenessWhy {
     pub keeps_999: Option<i64>,
     /// Rows by how far behind they came: up to so many milliseconds (none: more than the one before), so many rows. Empty buckets are left out.
     pub buckets: Vec<(Option<i64>, u64)>,
+    /// The same by window, for each operator whose windows are closed by the watermark.
+    #[serde(default)]
+    pub operators: Vec<OperatorLateness>,
+}
+
+/// How long after the ends of an operator's windows rows came. A row is counted once, by the first of its windows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorLateness {
+    /// Its name.
+    pub operator: String,
+    /// Kind of window: `tumbling windows of 1m`.
+    pub kind: String,
+    /// The windows that end last, at most [`WINDOWS_KEPT`](crate::operator::window_lateness::WINDOWS_KEPT), ascending; of sessions slices as
+    /// long as the gap.
+    pub windows: Vec<WindowRows>,
+    /// All windows before those together, where there were more.
+    pub older: Option<WindowRows>,
+}
+
+/// Rows of a window by how long after its end they came; of a session, after the end of the session of the row alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WindowRows {
+    /// First time; none of windows together.
+    pub start: Option<i64>,
+    /// After its last row.
+    pub end: Option<i64>,
+    /// Rows with an event time in it.
+    pub rows: u64,
+    /// Those that came after its end.
+    pub after_end: u64,
+    /// How long after it the last of them came.
+    pub max_ms: i64,
+    /// The allowed lateness with which 99 % of its rows count in it.
+    pub keeps_99: Option<i64>,
+    /// And 99.9 %.
+    pub keeps_999: Option<i64>,
+    /// As those of [`LatenessWhy`].
+    pub buckets: Vec<(Option<i64>, u64)>,
 }
 
 /// What waiting depends on, as the pipeline and the command line say.
@@ -149,7 +190,7 @@ fn ms(duration: Duration) -> i64 {
 }
 
 impl Why {
-    pub(super) fn of(job: &str, inner: &Inner, lateness: &Lateness, now: Instant, now_ms: i64) -> Self {
+    pub(super) fn of(job: &str, inner: &Inner, lateness: &RowLateness, now: Instant, now_ms: i64) -> Self {
         let since = |at: Instant| ms(now.saturating_duration_since(at));
         let partitions: Vec<PartitionWhy> =
             inner.partitions.iter().enumerate().map(|(i, seen)| partition(inner, i, seen, &since)).collect();
@@ -179,7 +220,7 @@ impl Why {
             explanation: Vec::new(),
             partitions,
             windows,
-            lateness: of_lateness(lateness, inner.counts.late),
+            lateness: of_lateness(lateness, inner),
             settings: inner.settings,
         };
         why.explanation = explanation::sentences(&why, &inner.phase);
@@ -226,7 +267,44 @@ fn partition(inner: &Inner, index: usize, seen: &PartitionSeen, since: &dyn Fn(I
     }
 }
 
-fn of_lateness(lateness: &Lateness, late: u64) -> LatenessWhy {
+fn of_lateness(lateness: &RowLateness, inner: &Inner) -> LatenessWhy {
+    let behind = &lateness.behind;
+    let older = lateness.windows.older();
+    let windows = lateness.windows.recent().iter().map(|(w, rows)| window_rows(Some(w.start), Some(w.end), rows));
+    let operators = inner.operator.iter().filter(|_| !lateness.windows.recent().is_empty());
+    let operators = operators.map(|(operator, kind)| OperatorLateness {
+        operator: operator.clone(),
+        kind: kind.clone(),
+        windows: windows.clone().collect(),
+        older: (older.rows() > 0).then(|| window_rows(None, None, older)),
+    });
+    LatenessWhy {
+        rows: behind.rows(),
+        behind: behind.rows_behind(),
+        late: inner.counts.late,
+        max_ms: behind.max_ms(),
+        keeps_99: behind.keeping(990),
+        keeps_999: behind.keeping(999),
+        buckets: buckets(behind),
+        operators: operators.collect(),
+    }
+}
+
+fn window_rows(start: Option<i64>, end: Option<i64>, rows: &Lateness) -> WindowRows {
+    WindowRows {
+        start,
+        end,
+        rows: rows.rows(),
+        after_end: rows.rows_behind(),
+        max_ms: rows.max_ms(),
+        keeps_99: rows.keeping(990),
+        keeps_999: rows.keeping(999),
+        buckets: buckets(rows),
+    }
+}
+
+/// The buckets that are not empty.
+fn buckets(lateness: &Lateness) -> Vec<(Option<i64>, u64)> {
     let mut buckets = Vec::new();
     let mut before = 0;
     for (bound, rows) in lateness.cumulative() {
@@ -238,13 +316,5 @@ fn of_lateness(lateness: &Lateness, late: u64) -> LatenessWhy {
     if lateness.rows() > before {
         buckets.push((None, lateness.rows() - before));
     }
-    LatenessWhy {
-        rows: lateness.rows(),
-        behind: lateness.rows_behind(),
-        late,
-        max_ms: lateness.max_ms(),
-        keeps_99: lateness.keeping(990),
-        keeps_999: lateness.keeping(999),
-        buckets,
-    }
+    buckets
 }

@@ -14,6 +14,7 @@ pub mod idle;
 pub mod session;
 
 use crate::config::spec::WindowKind;
+use crate::operator::window_lateness::Bounds;
 use crate::state::store::PaneId;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -185,6 +186,32 @@ impl Assigner {
     pub fn next_close(&self, pane: PaneId, closed: i64) -> Option<i64> {
         let Self::Aligned(windows) = self else { return None };
         windows_of(windows.as_ref(), pane).map(|w| windows.closes_at(w)).find(|at| *at > closed)
+    }
+
+    /// The first of the windows that a row of `time` belongs to, and from when until when rows have the same; of sessions the slice. None
+    /// where no watermark closes it.
+    pub fn first_window(&self, time: i64) -> Option<(i64, i64, Bounds)> {
+        let (from, until, start, end) = match self {
+            Self::Aligned(windows) => {
+                let (from, until) = windows.pane(time);
+                let (start, end) = windows.bounds(windows.first(from));
+                (from, until, start, end)
+            }
+            Self::Session(session) => {
+                let start = floor(time, session.gap());
+                (start, start + session.gap(), start, start + session.gap())
+            }
+            Self::Count(_) | Self::Idle(_) => return None,
+        };
+        (end != i64::MAX).then_some((from, until, Bounds { end, start }))
+    }
+
+    /// The end of that window, allowed lateness left aside; of sessions that of the row alone.
+    pub fn first_end(&self, time: i64) -> Option<i64> {
+        match self {
+            Self::Session(session) => Some(time.saturating_add(session.gap())),
+            _ => self.first_window(time).map(|(_, _, bounds)| bounds.end),
+        }
     }
 
     /// The watermark from which on a row of `time` is late for all its windows.
