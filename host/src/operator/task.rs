@@ -299,7 +299,8 @@ impl<'a> EpochTask<'a> {
         let mut passed = Vec::new();
         let mut keep = vec![true; rows];
         let mut kept = rows;
-        let mut tally = Tally::new(&window.assigner, window.plan.processing_time, &mut self.out.lateness);
+        let mut lateness = std::mem::take(&mut self.out.lateness);
+        let mut tally = Tally::new(&window.assigner, window.plan.processing_time, &mut lateness);
         for i in 0..rows {
             let row = numbers[i] as usize;
             let time = times.value(i);
@@ -343,6 +344,7 @@ impl<'a> EpochTask<'a> {
             }
         }
         tally.end();
+        self.out.lateness = lateness;
         let batch = if kept == rows { batch } else { filter_record_batch(&batch, &BooleanArray::from(keep))? };
         let batch = match window.plan.passed {
             Some(column) => with_times(&batch, column, passed.into())?,

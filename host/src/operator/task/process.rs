@@ -62,17 +62,20 @@ impl EpochTask<'_> {
             };
             let judged = watermark.max(self.out.start.closed);
             if time < judged {
-                self.out.lateness.behind(judged - time);
+                self.out.lateness.behind.behind(judged - time);
                 if process.order == Order::EventTime {
                     let late_by = judged.saturating_sub(time);
-                    self.out.late.push(LateRow { batch: number, row, event_time: time, watermark: judged, late_by });
+                    // Of the rows that a flat map made of a record, one takes it to the late rows.
+                    if self.out.late.last().is_none_or(|l| (l.batch, l.row) != (number, row)) {
+                        self.out.late.push(LateRow { batch: number, row, event_time: time, watermark: judged, late_by });
+                    }
                     keep[i] = false;
                     continue;
                 }
             }
             watermarks.push(watermark);
         }
-        self.out.lateness.saw(rows);
+        self.out.lateness.behind.saw(rows);
         let rows = if watermarks.len() == rows { batch } else { filter_record_batch(&batch, &BooleanArray::from(keep))? };
         if rows.num_rows() > 0 {
             self.out.keyed.push(KeyedRows { rows, watermarks, partition: raw.partition, batch: number });
