@@ -1,8 +1,9 @@
 //! A plan for people: what is decoded, where each guest runs, panes, state. Never a connection's properties, which may be secrets.
 
-use super::{DecodeField, FieldSource, OutputType, PathStep, Plan, Step, WindowPlan};
-use crate::config::spec::{Emit, Operation, OutputMode, Pipeline, SinkSpec, SourceSpec, WindowKind};
+use super::{DecodeField, FieldSource, OutputType, PathStep, Plan, ProcessPlan, Step, WindowPlan};
+use crate::config::spec::{Emit, Operation, Order, OutputMode, Pipeline, SinkSpec, SourceSpec, WindowKind};
 use crate::limits::{ROW_COLUMN, STATE_SHARDS};
+use crate::operator::task::input_schema;
 use crate::plugin::GuestUse;
 use crate::time::format_duration;
 use arrow::datatypes::Schema;
@@ -78,14 +79,43 @@ impl Explanation {
             decode: plan.decode.iter().map(|f| format!("{}: {} from {}", f.name, f.from.data_type(), from(f))).collect(),
             pruned: pruned(plan, pipeline),
             before: plan.pre.iter().map(step).collect(),
-            aggregation: plan.window.as_ref().map_or_else(Vec::new, |w| aggregation(plan, w)),
-            state: plan.window.as_ref().map_or_else(|| vec!["none".to_owned()], state),
+            aggregation: match (&plan.window, &plan.process) {
+                (Some(window), _) => aggregation(plan, window),
+                (None, Some(of)) => process(plan, of),
+                (None, None) => Vec::new(),
+            },
+            state: match (&plan.window, &plan.process) {
+                (Some(window), _) => state(window),
+                (None, Some(process)) => vec![format!("{}: {}", process.signature().name, process.signature().state_layout())],
+                (None, None) => vec!["none".to_owned()],
+            },
             after: plan.post.iter().map(step).collect(),
             guests: plan.guests.iter().map(|g| guest(plan, g)).collect(),
             output: columns(&plan.output),
             sinks: sinks(plan, pipeline),
         }
     }
+}
+
+fn process(plan: &Plan, process: &ProcessPlan) -> Vec<String> {
+    let input = input_schema(plan);
+    let names = |columns: &[usize]| columns.iter().map(|c| input.field(*c).name().as_str()).collect::<Vec<_>>().join(", ");
+    let order = match process.order {
+        Order::Arrival => "as they come".to_owned(),
+        Order::EventTime => format!("by {}: they wait until the watermark is past them", input.field(process.event_time).name()),
+    };
+    vec![
+        format!("process: {}", process.signature().header()),
+        format!("keyed by: {}", names(&process.keys)),
+        format!("given: {}", names(&process.arguments)),
+        format!("order of rows: {order}"),
+        format!(
+            "event time: {}, out of order by up to {}",
+            input.field(process.event_time).name(),
+            format_duration(process.out_of_orderness)
+        ),
+        format!("a key is forgotten: {} after its last row", format_duration(process.ttl)),
+    ]
 }
 
 fn columns(schema: &Schema) -> Vec<String> {
@@ -117,7 +147,8 @@ fn sinks(plan: &Plan, pipeline: &Pipeline) -> Vec<String> {
     let keyed = if keys.is_empty() { "records without a key".to_owned() } else { format!("{how} {}", keys.join(", ")) };
     let side = |spec: &Option<SinkSpec>| spec.as_ref().map_or_else(|| "nowhere, counted only".to_owned(), sink);
     let mut lines = vec![format!("results: {}, {keyed}", sink(&pipeline.sink))];
-    if plan.window.is_some() {
+    lines.extend(pipeline.outputs().iter().map(|(name, spec)| format!("{name}: {}", sink(spec))));
+    if plan.has_state() {
         lines.push(format!("late: {}", side(&pipeline.late)));
     }
     lines.push(format!("rejects: {}", side(&pipeline.rejects)));
@@ -302,10 +333,17 @@ fn guest(plan: &Plan, used: &GuestUse) -> String {
             }
         }
     };
-    search(&plan.pre, if plan.window.is_some() { "step before the aggregation" } else { "step" });
+    let before = match (&plan.window, &plan.process) {
+        (Some(_), _) => "step before the aggregation",
+        (None, Some(_)) => "step before the process",
+        (None, None) => "step",
+    };
+    search(&plan.pre, before);
     search(&plan.post, "step over the results");
     let aggregates = plan.window.iter().flat_map(|w| &w.aggregates).map(|a| &a.function);
     places.extend(aggregates.filter(|f| f.fun().name() == used.function).map(|f| format!("aggregate {}", f.name())));
+    let is_process = plan.process.as_ref().is_some_and(|p| *p.signature().name == used.function);
+    places.extend(is_process.then(|| "the process".to_owned()));
     format!("{} of {} {} ({}): {}", used.function, used.plugin, used.version, used.hash, places.join(", "))
 }
 

@@ -96,7 +96,7 @@ fn windows() {
     check(vec![parse(1), window(3, "st", &["nam"], n())], &["3: unknown column `nam`"]);
     check(
         vec![parse(1), window(3, "st", &[], n()), window(6, "window_end", &[], n())],
-        &["6: a pipeline has one window_aggregate"],
+        &["6: a pipeline has one operation with state"],
     );
     check(vec![parse(1), window(3, "st", &[], n()), parse(6)], &["6: "; 8]);
     check(vec![project(1, &[("a", "value")]), parse(2)], &["2: parse stands behind a project"]);
