@@ -18,13 +18,13 @@ use crate::ingest::decode::Decoder;
 use crate::limits::{JobLimits, StateLimit};
 use crate::operator::FaultPolicy;
 use crate::operator::epoch::EpochStart;
-use crate::output::{Change, Meta, OutRecord};
+use crate::output::{Change, Meta, OutRecord, output_role};
 use crate::plan::{self, Plan};
 use crate::plugin::{Plugin, PluginSet, compatible};
 use crate::runtime::core::{JobCore, Outcome, OutputFormat, Progress};
 use serde_json::Value;
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -68,6 +68,7 @@ struct Log {
     entries: HashMap<Vec<u8>, Change>,
     meta: Option<Meta>,
     outputs: Vec<OutRecord>,
+    named: BTreeMap<String, Vec<OutRecord>>,
     late: Vec<OutRecord>,
     rejects: Vec<OutRecord>,
     refused: Option<String>,
@@ -218,6 +219,10 @@ impl Scenario {
             _ => false,
         };
         matched("output", &self.expect.output, values(&log.outputs)?, exact)?;
+        for name in self.expect.outputs.keys().map(|name| output_role(name)).chain(log.named.keys().cloned()) {
+            let want = self.expect.outputs.iter().find(|(n, _)| output_role(n) == name).map_or(&[][..], |(_, rows)| rows);
+            matched(&name, want, values(log.named.get(&name).map_or(&[][..], Vec::as_slice))?, exact)?;
+        }
         matched("late", &self.expect.late, values(&log.late)?, part)?;
         matched("rejects", &self.expect.rejects, values(&log.rejects)?, part)?;
         if let Some(keys) = &self.expect.keys {
@@ -401,6 +406,9 @@ impl Log {
         }
         self.meta = Some(epoch.meta);
         self.outputs.extend(epoch.outputs);
+        for (role, records) in epoch.named {
+            self.named.entry(role).or_default().extend(records);
+        }
         self.late.extend(epoch.late);
         self.rejects.extend(epoch.rejects);
     }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 /// A scenario file.
@@ -100,6 +100,9 @@ pub struct Expect {
     /// Result rows; of a pipeline that upserts the last of each key, without those that were taken back.
     #[serde(default)]
     pub output: Vec<Value>,
+    /// Rows of a process's outputs that have sinks of their own, by name.
+    #[serde(default)]
+    pub outputs: BTreeMap<String, Vec<Value>>,
     /// All records of a pipeline that upserts, in their order, where each row is an epoch. How many there are depends on epochs, by design.
     #[serde(default)]
     pub revisions: Option<Vec<Value>>,
