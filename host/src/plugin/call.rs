@@ -6,7 +6,7 @@ use arrow::array::ArrayRef;
 use arrow::buffer::BooleanBuffer;
 use wasmtime::component::Func;
 
-use super::abi::{BitmapResult, ColumnIn, ColumnOut, ColumnResult, ColumnsResult, FailureOut, GroupsParams, RowsParams};
+use super::abi::{BitmapResult, ColumnIn, ColumnResult, ColumnsResult, FailureOut, GroupsParams, RowsParams};
 use super::instance::{Crash, Instance};
 use super::load::Plugin;
 use super::lower::{Argument, Prepared, prepare};
@@ -87,7 +87,7 @@ impl Plugin {
         self.rows_call(function, rows, &prepared, |i| i.finish)
     }
 
-    fn state_types(&self, function: usize) -> Vec<GuestType> {
+    pub(super) fn state_types(&self, function: usize) -> Vec<GuestType> {
         self.functions[function].state.iter().map(|f| f.data_type).collect()
     }
 
@@ -136,16 +136,6 @@ impl Plugin {
     ) -> Result<Vec<ArrayRef>, GuestError> {
         let columns: Vec<ColumnIn<'_>> = prepared.iter().map(Prepared::column).collect();
         let fields = &self.functions[function].state;
-        let check = |columns: Vec<ColumnOut>| {
-            if columns.len() != fields.len() {
-                return Err(format!("gave {} columns, but its state has {} fields", columns.len(), fields.len()));
-            }
-            let lifted = columns.into_iter().zip(fields).map(|(column, field)| {
-                lift::column(column, field.data_type, group_count)
-                    .map_err(|e| format!("state field `{}` of {group_count} groups: {e}", field.name))
-            });
-            lifted.collect()
-        };
         self.run(
             function,
             groups.len(),
@@ -154,7 +144,7 @@ impl Plugin {
                 let params: GroupsParams<'_> = (function as u32, groups, group_count as u32, &columns);
                 i.call::<_, ColumnsResult>(f, params, self.limits()).map(|r| r.0)
             },
-            check,
+            |columns| lift::states(columns, fields, group_count, "groups"),
         )
     }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::abi::{DatatypeOut, DescriptionOut, FlatMapFunctionOut, FunctionOut, KindOut};
+use super::abi::{DatatypeOut, DescriptionOut, FieldOut, FlatMapFunctionOut, FunctionOut, KindOut};
 use super::check_flatmap;
 use super::instance::Instance;
 use super::signature::{FunctionSignature, GuestType, StateField};
 use super::{FunctionKind, Version};
+use crate::limits::HIDDEN_PREFIX;
 
 /// Functions of a plugin at most.
 pub const FUNCTIONS: usize = 64;
@@ -52,7 +53,7 @@ impl Exports {
     }
 
     /// Exports that a function of `kind` needs and that are not there.
-    pub(super) fn missing(self, kind: FunctionKind) -> Vec<&'static str> {
+    fn missing(self, kind: FunctionKind) -> Vec<&'static str> {
         let needed: &[(&'static str, bool)] = match kind {
             FunctionKind::Filter => &[("filter", self.filter)],
             FunctionKind::Scalar => &[("scalar", self.scalar)],
@@ -75,20 +76,8 @@ pub(super) fn description(
     exports: Exports,
 ) -> Result<Checked, Vec<String>> {
     let mut faults = Vec::new();
-    name(&description.name, "the plugin's name", &mut faults);
-    let version = Version::parse(&description.version).map_err(|e| faults.push(e)).ok();
-    line(&description.sdk, "`sdk`", &mut faults);
-    match description.functions.len() + flatmaps.len() {
-        0 => faults.push("it has no functions".into()),
-        n if n > FUNCTIONS => faults.push(format!("it has {n} functions, {FUNCTIONS} are allowed")),
-        _ => {}
-    }
-    let mut names = BTreeSet::new();
-    for name in description.functions.iter().map(|f| &f.name).chain(flatmaps.iter().map(|f| &f.name)) {
-        if !names.insert(name) {
-            faults.push(format!("two functions are called `{}`", printable(name)));
-        }
-    }
+    let names = description.functions.iter().map(|f| &f.name).chain(flatmaps.iter().map(|f| &f.name));
+    let version = header((&description.name, &description.version, &description.sdk), names, "functions", &mut faults);
     let mut functions: Vec<_> = description.functions.into_iter().map(|f| function_signature(f, exports, &mut faults)).collect();
     functions.extend(flatmaps.into_iter().map(|f| check_flatmap::signature(f, exports, &mut faults)));
     match version {
@@ -97,6 +86,66 @@ pub(super) fn description(
         }
         _ => Err(faults),
     }
+}
+
+/// What is wrong with what every description has: name, version and SDK of the plugin, and names of its functions; `what` these are called. Gives
+/// the version.
+pub(super) fn header<'a>(
+    (plugin, version, sdk): (&str, &str, &str),
+    functions: impl Iterator<Item = &'a String>,
+    what: &str,
+    faults: &mut Vec<String>,
+) -> Option<Version> {
+    name(plugin, "the plugin's name", faults);
+    let version = Version::parse(version).map_err(|e| faults.push(e)).ok();
+    line(sdk, "`sdk`", faults);
+    let (mut names, mut count) = (BTreeSet::new(), 0);
+    let mut twice = Vec::new();
+    for name in functions {
+        count += 1;
+        if !names.insert(name) {
+            twice.push(format!("two {what} are called `{}`", printable(name)));
+        }
+    }
+    match count {
+        0 => faults.push(format!("it has no {what}")),
+        n if n > FUNCTIONS => faults.push(format!("it has {n} {what}, {FUNCTIONS} are allowed")),
+        _ => {}
+    }
+    faults.append(&mut twice);
+    version
+}
+
+/// What is wrong with the names of columns; each fault begins with `what`.
+pub(super) fn columns<'a>(names: impl ExactSizeIterator<Item = &'a String>, what: &str, most: usize, faults: &mut Vec<String>) {
+    if names.len() > most {
+        faults.push(format!("{what}{} columns, {most} are allowed", names.len()));
+    }
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut known = BTreeSet::new();
+    for name in names {
+        let shown = printable(name);
+        let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if !starts || name.len() > NAME_BYTES || !name.chars().all(is_plain) {
+            faults.push(format!(
+                "{what}a column is called `{shown}`: use letters, digits and _, no digit first, at most {NAME_BYTES}"
+            ));
+        }
+        if name.starts_with(HIDDEN_PREFIX) {
+            faults.push(format!(
+                "{what}a column is called `{shown}`: `{shown}` starts with `{HIDDEN_PREFIX}`, which is kept for Kindling"
+            ));
+        }
+        if !known.insert(name) {
+            faults.push(format!("{what}two columns are called `{shown}`"));
+        }
+    }
+}
+
+/// Fields of a state.
+pub(super) fn fields(state: Vec<FieldOut>) -> Vec<StateField> {
+    let field = |f: FieldOut| StateField { name: f.name, data_type: guest_type(f.data_type), layout: f.layout };
+    state.into_iter().map(field).collect()
 }
 
 fn function_signature(function: FunctionOut, exports: Exports, faults: &mut Vec<String>) -> FunctionSignature {
@@ -112,11 +161,7 @@ fn function_signature(function: FunctionOut, exports: Exports, faults: &mut Vec<
         arguments: function.arguments.into_iter().map(guest_type).collect(),
         result: guest_type(function.result),
         results: Vec::new(),
-        state: function
-            .state
-            .into_iter()
-            .map(|f| StateField { name: f.name, data_type: guest_type(f.data_type), layout: f.layout })
-            .collect(),
+        state: fields(function.state),
         process: None,
     };
     let mut found = Vec::new();
@@ -210,7 +255,6 @@ pub(super) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::abi::FieldOut;
 
     const ALL: Exports = Exports { filter: true, scalar: true, flatmap: true, accumulate: true, merge: true, finish: true };
 

@@ -1,17 +1,12 @@
 //! Whether what a guest says of its flat maps can be so.
 
-use std::collections::BTreeSet;
-
 use super::FunctionKind;
 use super::abi::FlatMapFunctionOut;
-use super::check::{Exports, STATE_FIELDS, function_faults, guest_type, printable};
+use super::check::{Exports, STATE_FIELDS, columns, function_faults, guest_type, printable};
 use super::signature::{FunctionSignature, GuestType, ResultColumn};
-use crate::limits::HIDDEN_PREFIX;
 
 /// Columns that a flat map gives at most.
 const RESULTS: usize = STATE_FIELDS;
-/// Bytes of a column's name at most.
-const NAME_BYTES: usize = 64;
 
 /// The signature of a flat map; what is wrong with it is added to `faults`.
 pub(super) fn signature(function: FlatMapFunctionOut, exports: Exports, faults: &mut Vec<String>) -> FunctionSignature {
@@ -35,30 +30,10 @@ pub(super) fn signature(function: FlatMapFunctionOut, exports: Exports, faults: 
 }
 
 fn results_faults(results: &[ResultColumn], faults: &mut Vec<String>) {
-    match results.len() {
-        0 => faults.push("a flat map gives at least one column".into()),
-        n if n > RESULTS => faults.push(format!("{n} columns, {RESULTS} are allowed")),
-        _ => {}
+    if results.is_empty() {
+        faults.push("a flat map gives at least one column".into());
     }
-    let mut names = BTreeSet::new();
-    for column in results {
-        let shown = printable(&column.name);
-        if !is_column(&column.name) {
-            faults.push(format!(
-                "a column is called `{shown}`: use letters, digits and _, no digit and no `{HIDDEN_PREFIX}` first, at most {NAME_BYTES}"
-            ));
-        }
-        if !names.insert(&column.name) {
-            faults.push(format!("two columns are called `{shown}`"));
-        }
-    }
-}
-
-fn is_column(name: &str) -> bool {
-    name.len() <= NAME_BYTES
-        && !name.starts_with(HIDDEN_PREFIX)
-        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    columns(results.iter().map(|c| &c.name), "", RESULTS, faults);
 }
 
 #[cfg(test)]

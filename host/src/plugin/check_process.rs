@@ -2,18 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use super::FunctionKind;
 use super::abi::{AttributeOut, OutputOut, ProcessOut, ProcessesOut};
-use super::check::{ARGUMENTS, Checked, FUNCTIONS, STATE_FIELDS, guest_type, line, name, printable, state_fields};
-use super::signature::{Attribute, FunctionSignature, GuestType, ProcessOutput, ProcessSignature, StateField};
-use super::{FunctionKind, Version};
-use crate::limits::HIDDEN_PREFIX;
+use super::check::{self, ARGUMENTS, Checked, STATE_FIELDS, fields, guest_type, header, line, name, printable, state_fields};
+use super::signature::{Attribute, FunctionSignature, GuestType, ProcessOutput, ProcessSignature};
 
 /// Outputs of a process at most.
 const OUTPUTS: usize = 16;
 /// Columns of an output at most.
 const COLUMNS: usize = 64;
-/// Bytes of a column's name at most.
-const COLUMN_NAME_BYTES: usize = 64;
 
 /// Checks a description.
 ///
@@ -21,20 +18,8 @@ const COLUMN_NAME_BYTES: usize = 64;
 /// Everything that is wrong.
 pub(super) fn description(description: ProcessesOut) -> Result<Checked, Vec<String>> {
     let mut faults = Vec::new();
-    name(&description.name, "the plugin's name", &mut faults);
-    let version = Version::parse(&description.version).map_err(|e| faults.push(e)).ok();
-    line(&description.sdk, "`sdk`", &mut faults);
-    match description.processes.len() {
-        0 => faults.push("it has no processes".into()),
-        n if n > FUNCTIONS => faults.push(format!("it has {n} processes, {FUNCTIONS} are allowed")),
-        _ => {}
-    }
-    let mut names = BTreeSet::new();
-    for process in &description.processes {
-        if !names.insert(&process.name) {
-            faults.push(format!("two processes are called `{}`", printable(&process.name)));
-        }
-    }
+    let names = description.processes.iter().map(|p| &p.name);
+    let version = header((&description.name, &description.version, &description.sdk), names, "processes", &mut faults);
     let functions: Vec<_> = description.processes.into_iter().map(|p| signature(p, &mut faults)).collect();
     match version {
         Some(version) if faults.is_empty() => {
@@ -48,11 +33,7 @@ fn signature(process: ProcessOut, faults: &mut Vec<String>) -> FunctionSignature
     let mut found = Vec::new();
     name(&process.name, "its name", &mut found);
     line(&process.doc, "its doc", &mut found);
-    let state: Vec<_> = process
-        .state
-        .into_iter()
-        .map(|f| StateField { name: f.name, data_type: guest_type(f.data_type), layout: f.layout })
-        .collect();
+    let state = fields(process.state);
     if state.len() > STATE_FIELDS {
         found.push(format!("{} state fields, {STATE_FIELDS} are allowed", state.len()));
     }
@@ -91,26 +72,7 @@ fn output(output: OutputOut, names: &mut BTreeSet<String>, faults: &mut Vec<Stri
 }
 
 fn attributes(attributes: Vec<AttributeOut>, what: &str, most: usize, faults: &mut Vec<String>) -> Vec<Attribute> {
-    if attributes.len() > most {
-        faults.push(format!("{what}: {} columns, {most} are allowed", attributes.len()));
-    }
-    let mut names = BTreeSet::new();
-    for attribute in &attributes {
-        let shown = printable(&attribute.name);
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let starts = attribute.name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        if !starts || attribute.name.len() > COLUMN_NAME_BYTES || !attribute.name.chars().all(is_plain) {
-            faults.push(format!(
-                "{what}: a column is called `{shown}`: use letters, digits and _, no digit first, at most {COLUMN_NAME_BYTES}"
-            ));
-        }
-        if attribute.name.starts_with(HIDDEN_PREFIX) {
-            faults.push(format!("{what}: the column `{shown}` starts with `{HIDDEN_PREFIX}`, which is kept for Kindling"));
-        }
-        if !names.insert(&attribute.name) {
-            faults.push(format!("{what}: two columns are called `{shown}`"));
-        }
-    }
+    check::columns(attributes.iter().map(|a| &a.name), &format!("{what}: "), most, faults);
     let attribute = |a: AttributeOut| Attribute { name: a.name, data_type: guest_type(a.data_type), nullable: a.nullable };
     attributes.into_iter().map(attribute).collect()
 }

@@ -65,13 +65,7 @@ fn checked(given: FlatRowsOut, results: &[ResultColumn], rows: usize) -> Result<
     if let Some(last) = from.last().filter(|last| **last as usize >= rows) {
         return Err(format!("a row comes from row {last} of {rows}, which is not there"));
     }
-    if columns.len() != results.len() {
-        return Err(format!("gave {} columns, but has {}", columns.len(), results.len()));
-    }
-    let lifted = columns.into_iter().zip(results).map(|(column, result)| {
-        lift::column(column, result.data_type, from.len()).map_err(|e| format!("column `{}`: {e}", result.name))
-    });
-    let columns = lifted.collect::<Result<_, _>>()?;
+    let columns = lift::columns(columns, results.iter().map(|r| (r.name.as_str(), r.data_type)), from.len())?;
     Ok(FlatRows { rows: from, columns })
 }
 

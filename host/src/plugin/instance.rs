@@ -98,12 +98,11 @@ impl Instance {
         store.set_epoch_deadline(call_ticks);
         let instance = guest.pre.instantiate(&mut store).map_err(|e| crash(&e, limits))?;
         let mut export = |name: &str| instance.get_func(&mut store, name);
-        let process = export("describeprocesses").and_then(|describe| Some((describe, export("process")?)));
-        let Some(describe) = process.map(|(describe, _)| describe).or_else(|| export("describe")) else {
+        let (describe, process) = export("describeprocesses").zip(export("process")).unzip();
+        let Some(describe) = describe.or_else(|| export("describe")) else {
             let message = "exports no function `describe`, nor `describeprocesses` with `process`".into();
             return Err(Crash { kind: FailureKind::Nonsense, message });
         };
-        let process = process.map(|(_, process)| process);
         let (filter, scalar) = (export("filter"), export("scalar"));
         let (describe_flatmaps, flatmap) = (export("describeflatmaps"), export("flatmap"));
         let (accumulate, merge, finish) = (export("accumulate"), export("merge"), export("finish"));

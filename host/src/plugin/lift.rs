@@ -8,8 +8,8 @@ use arrow::array::{
 };
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 
-use super::GuestType;
 use super::abi::{ColumnOut, ValuesOut, VarlenOut};
+use super::{GuestType, StateField};
 
 /// The array of a column that must have `rows` values of type `expected`.
 ///
@@ -35,6 +35,36 @@ pub(super) fn column(column: ColumnOut, expected: GuestType, rows: usize) -> Res
         }
         (values, _) => return Err(format!("a column is {} instead of {expected}", name(&values))),
     })
+}
+
+/// A guest's columns, each by name in what is wrong with it.
+///
+/// # Errors
+/// There are more or fewer than `expected`, or one is not as agreed.
+pub(super) fn columns<'a>(
+    columns: Vec<ColumnOut>,
+    expected: impl ExactSizeIterator<Item = (&'a str, GuestType)>,
+    rows: usize,
+) -> Result<Vec<ArrayRef>, String> {
+    if columns.len() != expected.len() {
+        return Err(format!("gave {} columns, but has {}", columns.len(), expected.len()));
+    }
+    let lifted = columns.into_iter().zip(expected);
+    lifted.map(|(given, (name, data_type))| column(given, data_type, rows).map_err(|e| format!("column `{name}`: {e}"))).collect()
+}
+
+/// The columns of `count` states; `what` they are of, for people: groups, keys.
+///
+/// # Errors
+/// As [`columns`].
+pub(super) fn states(columns: Vec<ColumnOut>, fields: &[StateField], count: usize, what: &str) -> Result<Vec<ArrayRef>, String> {
+    if columns.len() != fields.len() {
+        return Err(format!("gave {} columns, but its state has {} fields", columns.len(), fields.len()));
+    }
+    let lifted = columns.into_iter().zip(fields).map(|(given, field)| {
+        column(given, field.data_type, count).map_err(|e| format!("state field `{}` of {count} {what}: {e}", field.name))
+    });
+    lifted.collect()
 }
 
 /// The rows to keep, from the bitmap that `filter` gives.

@@ -104,7 +104,7 @@ fn validity(nulls: Option<&NullBuffer>) -> Cow<'_, [u8]> {
 }
 
 /// One bit a value from bit 0 on; bits past the last value are 0, since a guest's output may depend on its input alone.
-fn bitmap(bits: &BooleanBuffer) -> Cow<'_, [u8]> {
+pub(super) fn bitmap(bits: &BooleanBuffer) -> Cow<'_, [u8]> {
     let (len, bytes) = (bits.len(), bits.len().div_ceil(8));
     let mask = if len % 8 == 0 { 0xff } else { (1_u8 << (len % 8)) - 1 };
     let mut copy = if bits.offset().is_multiple_of(8) {

@@ -1,12 +1,13 @@
 //! Calls of a keyed process: states, rows and timers of many keys in, checked changes out.
 
 use arrow::array::{Array, ArrayRef, BooleanArray};
+use arrow::buffer::BooleanBuffer;
 
-use super::abi::{BatchIn, ColumnIn, ColumnOut, EffectOut, EffectResult, ProcessParams, RowsOut, TimersIn, TimersOut};
+use super::abi::{BatchIn, ColumnIn, EffectOut, EffectResult, ProcessParams, RowsOut, TimersIn, TimersOut};
 use super::load::Plugin;
-use super::lower::{Argument, Prepared, prepare};
-use super::signature::{Attribute, ProcessOutput};
-use super::{FailureKind, FunctionSignature, GuestError, lift};
+use super::lower::{Argument, Prepared, bitmap};
+use super::signature::ProcessOutput;
+use super::{FunctionSignature, GuestError, lift};
 use crate::limits::{PROCESS_OUTPUT_ROWS, PROCESS_TIMERS};
 
 /// Timers by key: those of key i are `times[offsets[i]..offsets[i + 1]]`, milliseconds since 1970 UTC, rising.
@@ -99,22 +100,13 @@ impl Plugin {
     pub fn process(&self, function: usize, batch: &KeyBatch) -> Result<Effect, GuestError> {
         let signature = &self.functions[function];
         let (keys, rows) = (batch.known.len(), batch.times.len());
-        let fault = |text: String| self.error(function, FailureKind::Nonsense, format!("is called wrongly: {text}"));
-        let states = columns(&batch.states);
-        let states: Vec<Prepared<'_>> = states
-            .iter()
-            .zip(&signature.state)
-            .map(|(column, field)| prepare(column, field.data_type, keys).map_err(fault))
-            .collect::<Result<_, _>>()?;
-        let arguments = columns(&batch.arguments);
-        let arguments: Vec<Prepared<'_>> = arguments
-            .iter()
-            .zip(&signature.arguments)
-            .map(|(column, data_type)| prepare(column, *data_type, rows).map_err(fault))
-            .collect::<Result<_, _>>()?;
+        let (states, arguments) = (columns(&batch.states), columns(&batch.arguments));
+        let states = self.prepared(function, &states, &self.state_types(function), keys)?;
+        let arguments = self.prepared(function, &arguments, &signature.arguments, rows)?;
         let states: Vec<ColumnIn<'_>> = states.iter().map(Prepared::column).collect();
         let arguments: Vec<ColumnIn<'_>> = arguments.iter().map(Prepared::column).collect();
-        let known = bits(&batch.known);
+        let known = BooleanBuffer::from(batch.known.as_slice());
+        let known = bitmap(&known);
         let lowered = BatchIn {
             keys: keys as u32,
             known: &known,
@@ -145,22 +137,8 @@ fn columns(arrays: &[ArrayRef]) -> Vec<Argument> {
     arrays.iter().cloned().map(Argument::Column).collect()
 }
 
-fn bits(flags: &[bool]) -> Vec<u8> {
-    let mut bits = vec![0; flags.len().div_ceil(8)];
-    for (i, _) in flags.iter().enumerate().filter(|(_, flag)| **flag) {
-        bits[i / 8] |= 1 << (i % 8);
-    }
-    bits
-}
-
 fn lifted(effect: EffectOut, signature: &FunctionSignature, keys: usize, rows: usize) -> Result<Effect, String> {
     let Some(process) = &signature.process else { return Err("is no process".into()) };
-    if effect.states.len() != signature.state.len() {
-        return Err(format!("gave {} columns, but its state has {} fields", effect.states.len(), signature.state.len()));
-    }
-    let states = effect.states.into_iter().zip(&signature.state).map(|(column, field)| {
-        lift::column(column, field.data_type, keys).map_err(|e| format!("state field `{}` of {keys} keys: {e}", field.name))
-    });
     if effect.outputs.len() != process.outputs.len() {
         return Err(format!("gave rows of {} outputs, but it has {}", effect.outputs.len(), process.outputs.len()));
     }
@@ -172,7 +150,7 @@ fn lifted(effect: EffectOut, signature: &FunctionSignature, keys: usize, rows: u
     let known = BooleanArray::new(lift::bitmap(effect.known, keys).map_err(|e| format!("known keys: {e}"))?, None);
     let timers = |timers, what| checked(timers, keys).map_err(|e| format!("{what} timers: {e}"));
     Ok(Effect {
-        states: states.collect::<Result<_, _>>()?,
+        states: lift::states(effect.states, &signature.state, keys, "keys")?,
         event: timers(effect.eventtimers, "event")?,
         processing: timers(effect.processingtimers, "processing")?,
         outputs: outputs
@@ -212,16 +190,9 @@ fn rows_of_output(given: RowsOut, output: &ProcessOutput, keys: usize, rows: usi
     if let Some(row) = given.rows.iter().find(|row| **row as usize >= rows) {
         return Err(format!("passes row {row} of {rows}, which is not there"));
     }
-    if given.columns.len() != output.columns.len() {
-        return Err(format!("{} columns instead of {}", given.columns.len(), output.columns.len()));
+    let columns = lift::columns(given.columns, output.columns.iter().map(|a| (a.name.as_str(), a.data_type)), count)?;
+    if let Some((_, a)) = columns.iter().zip(&output.columns).find(|(column, a)| column.null_count() > 0 && !a.nullable) {
+        return Err(format!("column `{}` has nulls, which it says it has not", a.name));
     }
-    let column = |(column, attribute): (ColumnOut, &Attribute)| {
-        let lifted = lift::column(column, attribute.data_type, count).map_err(|e| format!("column `{}`: {e}", attribute.name))?;
-        if lifted.null_count() > 0 && !attribute.nullable {
-            return Err(format!("column `{}` has nulls, which it says it has not", attribute.name));
-        }
-        Ok(lifted)
-    };
-    let columns = given.columns.into_iter().zip(&output.columns).map(column).collect::<Result<_, _>>()?;
     Ok(OutputRows { keys: given.keys, rows: given.rows, columns })
 }

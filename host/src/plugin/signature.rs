@@ -162,12 +162,10 @@ impl ProcessSignature {
 
     fn given(&self) -> String {
         let one = |o: &ProcessOutput| {
-            let row = if o.passes && o.columns.is_empty() {
-                "the row"
-            } else if o.passes {
-                "the row, "
-            } else {
-                ""
+            let row = match (o.passes, o.columns.is_empty()) {
+                (true, true) => "the row",
+                (true, false) => "the row, ",
+                (false, _) => "",
             };
             format!("{}({row}{})", o.name, attributes(&o.columns))
         };

@@ -35,7 +35,7 @@ pub struct PluginStatus {
 pub struct FunctionStatus {
     /// Name in SQL and YAML.
     pub name: String,
-    /// `filter`, `scalar`, `aggregate` or `flat map`.
+    /// `filter`, `scalar`, `aggregate`, `flat map` or `process`.
     pub kind: String,
     /// `avg(float64) -> float64`.
     pub signature: String,
