@@ -12,7 +12,6 @@ use kindling::operator::close::{Closer, Closing};
 use kindling::operator::emission::Emission;
 use kindling::operator::fold::Partial;
 use kindling::operator::isolate::Budget;
-use kindling::operator::task::input_schema;
 use kindling::plan;
 use kindling::plugin::PluginSet;
 use kindling::state::store::{PaneId, Store};
@@ -72,7 +71,7 @@ pipeline:
     );
     let pipeline = load_str(&pipeline, "sliding.yaml", &LoadOptions::default())?;
     let plan = plan::build(&pipeline, &PluginSet::empty())?;
-    let closer = Closer::new(plan.window.as_ref().ok_or("no window")?, &input_schema(&plan))?;
+    let closer = Closer::new(plan.window.as_ref().ok_or("no window")?, plan.input())?;
     let (mut store, mut blocks, emission) = (Store::default(), Blocks::default(), Emission::default());
     let mut close = |second: i64, before: i64, now: i64| -> Result<usize, Box<dyn Error>> {
         let partial = partial(second, case.windows, case.every);

@@ -4,6 +4,7 @@ use crate::config::decode::Fields;
 use crate::config::endpoints::{self, Connections};
 use crate::config::fault::{Fault, suggest};
 use crate::config::spec::{Order, Placed, ProcessSpec, SinkSpec};
+use crate::config::windows::positive;
 use crate::config::yaml::{Node, NodeValue};
 use crate::limits::MAX_FUTURE;
 use std::time::Duration;
@@ -21,14 +22,11 @@ pub fn process(fields: &mut Fields<'_>, connections: &Connections, faults: &mut 
     let watermark = fields.duration_opt("watermark", faults).map_or(Duration::ZERO, |d| d.value);
     let max_future = fields.duration_opt("maxFuture", faults).map_or(MAX_FUTURE, |d| d.value);
     let ttl = fields.duration_opt("ttl", faults);
-    match &ttl {
-        None => {
-            let text = "the state of a process grows with each new key: add `ttl: 7.days`, after which an idle key is forgotten";
-            faults.push(Fault::new(place, text));
-        }
-        Some(ttl) if ttl.value.is_zero() => faults.push(Fault::new(ttl.place, "`ttl` must be longer than 0")),
-        Some(_) => {}
+    if ttl.is_none() {
+        let text = "the state of a process grows with each new key: add `ttl: 7.days`, after which an idle key is forgotten";
+        faults.push(Fault::new(place, text));
     }
+    let ttl = ttl.and_then(|ttl| positive(ttl, "ttl", faults));
     let order = order(fields, faults);
     let outputs = fields.take("outputs").map_or_else(Vec::new, |node| outputs(node, connections, faults));
     Some(ProcessSpec {
@@ -37,7 +35,7 @@ pub fn process(fields: &mut Fields<'_>, connections: &Connections, faults: &mut 
         timestamp_column: timestamp_column?,
         watermark,
         max_future,
-        ttl: ttl?.value,
+        ttl: ttl?,
         order,
         outputs,
     })

@@ -183,7 +183,8 @@ fn kind(window: &mut Fields<'_>, faults: &mut Vec<Fault>) -> Option<Placed<Windo
     Some(Placed { value, place })
 }
 
-fn positive(written: Placed<Duration>, name: &str, faults: &mut Vec<Fault>) -> Option<Duration> {
+/// A duration of at least a millisecond.
+pub(super) fn positive(written: Placed<Duration>, name: &str, faults: &mut Vec<Fault>) -> Option<Duration> {
     if written.value.as_millis() == 0 {
         faults.push(Fault::new(written.place, format!("`{name}` must be longer than 0")));
         return None;

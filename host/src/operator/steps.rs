@@ -6,8 +6,7 @@
 use crate::limits::ROW_COLUMN;
 use crate::plan::{FlatMapStep, Step};
 use crate::plugin::{FailureKind, guest_error};
-use arrow::array::{Array, AsArray, RecordBatch, RecordBatchOptions};
-use arrow::array::{ArrayRef, UInt32Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
 use arrow::compute::{cast, filter_record_batch, take};
 use datafusion::error::{DataFusionError, Result};
 use std::sync::Arc;

@@ -80,7 +80,7 @@ impl<'a> EpochTask<'a> {
     /// When the plan's aggregates can't be made ready.
     pub fn new(plan: &'a Plan, decoder: &'a mut Decoder, start: EpochStart, limits: &JobLimits) -> Result<Self> {
         let window = plan.window.as_ref().map(|w| {
-            let schema = input_schema(plan);
+            let schema = Arc::clone(plan.input());
             let types = w.keys.iter().map(|k| schema.field(*k).data_type().clone()).collect();
             Arc::new(WindowTask {
                 plan: Arc::new(w.clone()),
@@ -525,9 +525,4 @@ impl<'a> EpochTask<'a> {
         self.out.rejects.retain(|r| seen.insert((r.batch, r.row)));
         self.out.rejects.sort_by_key(|r| (r.batch, r.row));
     }
-}
-
-/// Schema of the batches that reach the aggregation.
-pub fn input_schema(plan: &Plan) -> Arc<Schema> {
-    Arc::clone(plan.pre.iter().rev().find_map(crate::plan::Step::schema).unwrap_or(&plan.decoded))
 }

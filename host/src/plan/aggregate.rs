@@ -324,8 +324,14 @@ fn aggregate(planner: &mut Planner<'_>, reducer: &Placed<String>) -> Option<Arc<
         planner.fault(reducer.place, format!("`{name}` is {what}, not an aggregate; use it in a filter or project before"));
         return None;
     }
-    if let Some((FunctionKind::FlatMap, _)) = planner.functions.guest(name) {
-        planner.fault(reducer.place, format!("`{name}` is a flat map, not an aggregate; use it in `operation: flatMap` before"));
+    let operation = match planner.functions.guest(name) {
+        Some((FunctionKind::FlatMap, _)) => Some(("flat map", "flatMap")),
+        Some((FunctionKind::Process, _)) => Some(("process", "process")),
+        _ => None,
+    };
+    if let Some((what, operation)) = operation {
+        planner
+            .fault(reducer.place, format!("`{name}` is a {what}, not an aggregate; use it in `operation: {operation}` before"));
         return None;
     }
     let names: Vec<String> = known.keys().cloned().collect();

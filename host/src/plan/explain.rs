@@ -3,7 +3,6 @@
 use super::{DecodeField, FieldSource, OutputType, PathStep, Plan, ProcessPlan, Step, WindowPlan};
 use crate::config::spec::{Emit, Operation, Order, OutputMode, Pipeline, SinkSpec, SourceSpec, WindowKind};
 use crate::limits::{ROW_COLUMN, STATE_SHARDS};
-use crate::operator::task::input_schema;
 use crate::plugin::GuestUse;
 use crate::time::format_duration;
 use arrow::datatypes::Schema;
@@ -98,7 +97,7 @@ impl Explanation {
 }
 
 fn process(plan: &Plan, process: &ProcessPlan) -> Vec<String> {
-    let input = input_schema(plan);
+    let input = plan.input();
     let names = |columns: &[usize]| columns.iter().map(|c| input.field(*c).name().as_str()).collect::<Vec<_>>().join(", ");
     let order = match process.order {
         Order::Arrival => "as they come".to_owned(),
@@ -222,11 +221,6 @@ fn step(step: &Step) -> String {
     }
 }
 
-/// Schema that reaches the aggregation.
-fn input(plan: &Plan) -> &Schema {
-    plan.pre.iter().rev().find_map(Step::schema).unwrap_or(&plan.decoded)
-}
-
 /// The kind of a plan's windows, for people: `tumbling windows of 1m`.
 pub fn window_kind(window: &WindowPlan) -> String {
     windows(window).0
@@ -272,7 +266,7 @@ fn windows(window: &WindowPlan) -> (String, String) {
 }
 
 fn aggregation(plan: &Plan, window: &WindowPlan) -> Vec<String> {
-    let input = input(plan);
+    let input = plan.input();
     let over = if window.processing_time { "processing time" } else { input.field(window.event_time).name().as_str() };
     let (kind, panes) = windows(window);
     let mut lines = vec![format!("{kind} over {over}"), panes];

@@ -65,6 +65,14 @@ impl Planner<'_> {
         self.fault(place, format!("unknown {what} `{name}`{near}{}{hint}", if near.is_empty() { "; " } else { " " }));
     }
 
+    /// Says that no plugin has a function of this name and kind; `what` it is called.
+    pub fn unknown_guest(&mut self, function: &Placed<String>, what: &str, kind: FunctionKind) {
+        let mut names = self.functions.function_names();
+        names.retain(|name| self.functions.guest(name).is_some_and(|(of, _)| of == kind));
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.unknown_function(function.place, what, &function.value, &names);
+    }
+
     /// A column of `schema` by name.
     pub fn column(&mut self, name: &Placed<String>, schema: &DFSchema) -> Option<Typed> {
         match visible(schema).contains(&name.value.as_str()) {

@@ -161,12 +161,7 @@ fn find(planner: &mut Planner<'_>, function: &Placed<String>) -> Option<GuestFla
     }
     match planner.functions.guest(name).map(|(kind, _)| kind) {
         Some(kind) => planner.fault(function.place, format!("`{name}` is no flat map, but of kind {kind}")),
-        None => {
-            let mut names = planner.functions.function_names();
-            names.retain(|n| planner.functions.flat_map(n).is_some());
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            planner.unknown_function(function.place, "flat map", name, &names);
-        }
+        None => planner.unknown_guest(function, "flat map", FunctionKind::FlatMap),
     }
     None
 }

@@ -105,8 +105,7 @@ fn aggregated(
     after: &[Placed<Operation>],
 ) -> Result<Plan> {
     let with_versions = pipeline.include_plugin_version;
-    let event_time = spec.timestamp_column.as_ref().map(|t| t.value.as_str());
-    let origin = stage.columns.iter().find(|c| Some(c.name.as_str()) == event_time).and_then(|c| c.origin.clone());
+    let origin = spec.timestamp_column.as_ref().and_then(|time| origin(&stage, time));
     let (mut window, layout) = aggregate::window(planner, &mut stage, spec, with_versions)?;
     let mut results = scan_results(&window.result, with_versions)?;
     check_after(planner, after, "window_aggregate");
@@ -122,12 +121,10 @@ fn aggregated(
     results.finish(Vec::new())?;
     fail_if_faulty(planner)?;
     let pre = lower(&planner.state, stage.plan)?;
-    let mut post = lower(&planner.state, results.plan)?;
-    select_scanned(&mut post, &window.result);
+    let post = lower_results(planner, results, &window.result)?;
     let guests = guests(planner);
     window.plugin_versions = with_versions.then(|| versions(&guests));
-    window.decoded_event_time =
-        origin.and_then(|o| pre.input.index_of(&o).ok()).filter(|i| *pre.input.field(*i).data_type() == timestamp_type());
+    window.decoded_event_time = decoded_time(origin, &pre);
     let output_keys = output_keys(planner, spec, &window, &post.output);
     let decode = decoded_fields(fields, &pre);
     Ok(Plan {
@@ -156,8 +153,7 @@ fn processed(
     after: &[Placed<Operation>],
 ) -> Result<Plan> {
     let with_versions = pipeline.include_plugin_version;
-    let event_time = spec.timestamp_column.value.as_str();
-    let origin = stage.columns.iter().find(|c| c.name == event_time).and_then(|c| c.origin.clone());
+    let origin = origin(&stage, &spec.timestamp_column);
     check_after(planner, after, "process");
     let Some((mut process, layout)) = process::plan(planner, &mut stage, spec, with_versions)? else {
         return Err(DataFusionError::Plan("the process can't be planned".to_owned()));
@@ -172,24 +168,22 @@ fn processed(
         let mut results = scan_results(&result, with_versions)?;
         operations(planner, &mut results, after)?;
         results.finish(Vec::new())?;
-        Some(results.plan)
+        Some(results)
     } else {
         None
     };
     fail_if_faulty(planner)?;
     let pre = lower(&planner.state, stage.plan)?;
     let (post, output) = match post {
-        Some(plan) => {
-            let mut lowered = lower(&planner.state, plan)?;
-            select_scanned(&mut lowered, &result);
+        Some(results) => {
+            let lowered = lower_results(planner, results, &result)?;
             (lowered.steps, lowered.output)
         }
         None => (Vec::new(), result),
     };
     let guests = guests(planner);
     process.plugin_versions = with_versions.then(|| versions(&guests));
-    process.decoded_event_time =
-        origin.and_then(|o| pre.input.index_of(&o).ok()).filter(|i| *pre.input.field(*i).data_type() == timestamp_type());
+    process.decoded_event_time = decoded_time(origin, &pre);
     // The key of a record is the key of the state, where the rows still show all of it.
     let output_keys = spec.keys.iter().map(|k| output.index_of(&k.value).ok()).collect::<Option<Vec<_>>>().unwrap_or_default();
     let decode = decoded_fields(fields, &pre);
@@ -313,16 +307,28 @@ fn operations(planner: &mut Planner<'_>, stage: &mut Stage, operations: &[Placed
     Ok(())
 }
 
-/// Results come with all their columns, so a scan of some of them is a projection.
-fn select_scanned(lowered: &mut Lowered, result: &SchemaRef) {
+/// The column of the scan that a column is, unchanged.
+fn origin(stage: &Stage, column: &Placed<String>) -> Option<String> {
+    stage.columns.iter().find(|c| c.name == column.value).and_then(|c| c.origin.clone())
+}
+
+/// The decoded column of the event time, where it is one of that type.
+fn decoded_time(origin: Option<String>, pre: &Lowered) -> Option<usize> {
+    origin.and_then(|o| pre.input.index_of(&o).ok()).filter(|i| *pre.input.field(*i).data_type() == timestamp_type())
+}
+
+/// The steps over results, which come with all their columns, so a scan of some of them is a projection.
+fn lower_results(planner: &Planner<'_>, results: Stage, result: &SchemaRef) -> Result<Lowered> {
+    let mut lowered = lower(&planner.state, results.plan)?;
     if lowered.scanned.len() == result.fields().len() {
-        return;
+        return Ok(lowered);
     }
     let columns = lowered.scanned.iter().map(|i| {
         let column = datafusion::physical_expr::expressions::Column::new(result.field(*i).name(), *i);
         Arc::new(column) as Arc<dyn datafusion::physical_expr::PhysicalExpr>
     });
     lowered.steps.insert(0, super::Step::Project(columns.collect(), Arc::clone(&lowered.input)));
+    Ok(lowered)
 }
 
 fn decoded_fields(fields: &[DecodeField], lowered: &Lowered) -> Vec<DecodeField> {

@@ -310,6 +310,11 @@ impl Plan {
         self.has_state().then(|| (self.operator.clone(), self.layout.clone())).into_iter().collect()
     }
 
+    /// Schema of the batches that reach the operation with state.
+    pub fn input(&self) -> &SchemaRef {
+        self.pre.iter().rev().find_map(Step::schema).unwrap_or(&self.decoded)
+    }
+
     /// Whether an operator keeps state.
     pub fn has_state(&self) -> bool {
         self.window.is_some() || self.process.is_some()

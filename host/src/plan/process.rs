@@ -103,12 +103,7 @@ fn find(planner: &mut Planner<'_>, name: &Placed<String>) -> Option<(Arc<Plugin>
             let an = if kind == FunctionKind::Aggregate { "an" } else { "a" };
             planner.fault(name.place, format!("`{}` is {an} {kind}, not a process", name.value));
         }
-        None => {
-            let names: Vec<String> =
-                planner.functions.function_names().into_iter().filter(|f| planner.functions.process(f).is_some()).collect();
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            planner.unknown_function(name.place, "process", &name.value, &names);
-        }
+        None => planner.unknown_guest(name, "process", FunctionKind::Process),
     }
     None
 }

@@ -73,16 +73,14 @@ impl Stage {
                 let (what, instead) = match kind {
                     FunctionKind::Aggregate => ("an aggregate", "a reducer"),
                     FunctionKind::FlatMap => ("a flat map", "`operation: flatMap`"),
-                    _ => ("a scalar function", "`where:`"),
+                    FunctionKind::Process => ("a process", "`operation: process`"),
+                    FunctionKind::Filter | FunctionKind::Scalar => ("a scalar function", "`where:`"),
                 };
                 planner.fault(function.place, format!("`{name}` is {what}, not a filter; use it in {instead}"));
                 return None;
             }
             None => {
-                let is_filter = |f: &String| matches!(planner.functions.guest(f), Some((FunctionKind::Filter, _)));
-                let names: Vec<String> = planner.functions.function_names().into_iter().filter(is_filter).collect();
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                planner.unknown_function(function.place, "filter", name, &names);
+                planner.unknown_guest(function, "filter", FunctionKind::Filter);
                 return None;
             }
         }

@@ -22,7 +22,7 @@ use crate::operator::epoch::{EpochStart, ExcludedKeys, TaskEpoch};
 use crate::operator::fold::Partial;
 use crate::operator::isolate::Budget;
 use crate::operator::process::ProcessCloser;
-use crate::operator::task::{EpochTask, input_schema};
+use crate::operator::task::EpochTask;
 use crate::output::encode::Encoder;
 use crate::output::{Change, EpochCommit, Meta};
 use crate::plan::Plan;
@@ -490,7 +490,7 @@ impl JobCore {
 }
 
 fn prepare(plan: &Plan, format: OutputFormat) -> Result<(Option<Closer>, Encoder)> {
-    let closer = plan.window.as_ref().map(|w| Closer::new(w, &input_schema(plan))).transpose()?;
+    let closer = plan.window.as_ref().map(|w| Closer::new(w, plan.input())).transpose()?;
     Ok((closer, Encoder::new(Arc::clone(&plan.output), plan.output_keys.clone(), format.timestamps)))
 }
 

@@ -8,7 +8,6 @@ use crate::operator::assigner::count::TOTAL;
 use crate::operator::assigner::{Assigner, EVENT_TIME_MAX};
 use crate::operator::merge::{Layout, Merger};
 use crate::operator::open::open_windows;
-use crate::operator::task::input_schema;
 use crate::output::Change;
 use crate::plan::{Plan, WindowPlan, timestamp_type};
 use crate::state::codec::CodecError;
@@ -57,7 +56,7 @@ impl View {
     /// When an aggregate doesn't say what its state is.
     pub fn new(plan: &Plan) -> Result<Option<Self>> {
         let Some(window) = plan.window.as_ref() else { return Ok(None) };
-        let input = input_schema(plan);
+        let input = plan.input();
         let key_fields: Vec<Field> = window.keys.iter().map(|k| input.field(*k).as_ref().clone()).collect();
         let is_window = match window.kind {
             WindowKind::Hopping { duration, slide } => duration == slide,

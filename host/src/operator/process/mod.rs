@@ -27,6 +27,7 @@ use crate::state::store::PaneId;
 use crate::state::timers::FirstTimer;
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, SchemaRef, TimestampMillisecondType};
+use std::sync::Arc;
 
 /// Closes epochs of a keyed process.
 pub struct ProcessCloser {
@@ -42,7 +43,7 @@ impl ProcessCloser {
     /// For a plan's process; none where it has none.
     pub fn new(plan: &Plan) -> Option<Self> {
         let process = plan.process.as_ref()?;
-        let input = crate::operator::task::input_schema(plan);
+        let input = Arc::clone(plan.input());
         let keys = process.keys.iter().map(|k| input.field(*k).data_type().clone()).collect();
         let columns = input.fields().iter().take(input.fields().len() - 1).map(|f| f.data_type().clone());
         let waiting = [DataType::Int64, DataType::Int64].into_iter().chain(columns).collect();
