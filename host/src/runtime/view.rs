@@ -89,7 +89,7 @@ impl View {
         Ok(Some(Self {
             window: window.clone(),
             assigner: window.assigner(),
-            layout: Layout::new(window, &input)?,
+            layout: Layout::new(window, input)?,
             key_fields,
             schema: Arc::new(Schema::new(fields)),
         }))
