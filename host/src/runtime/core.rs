@@ -349,9 +349,8 @@ impl JobCore {
         let mut processed = None;
         let closed = match &self.closer {
             None => {
-                let mut closed = Closed::default();
-                processed = self.close_process(tasks, progress, (now, reached, time), policy, &mut budget, &mut closed)?;
-                closed
+                processed = self.close_process(tasks, progress, (now, reached, time), policy, &mut budget)?;
+                processed.as_mut().map_or_else(Closed::default, |p| std::mem::take(&mut p.closed))
             }
             Some(closer) => {
                 let closing = Closing {
@@ -450,7 +449,8 @@ impl JobCore {
         }
         self.emission.apply(closed.emission);
         self.store.set_beside(self.blocks.bytes() + self.emission.bytes());
-        self.store.rearm(now, closed.rearmed)?;
+        // At the end of the input the keys of a process live on: see `ProcessCloser::close`.
+        self.store.rearm(if self.process.is_some() { reached } else { now }, closed.rearmed)?;
         self.store.rearm_processing(self.now, closed.rearmed_processing)?;
         commit.changes = self.store.remove(&closed.removed_slots)?;
         closed.taken.into_iter().for_each(|(pane, key)| self.store.taken(pane, key));

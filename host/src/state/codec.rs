@@ -35,7 +35,7 @@ pub enum CodecError {
     Arrow(#[from] arrow::error::ArrowError),
 }
 
-const NULL: u8 = 0;
+pub(crate) const NULL: u8 = 0;
 const VALUE: u8 = 1;
 
 /// How values of one column are laid out.

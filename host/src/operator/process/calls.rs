@@ -186,18 +186,21 @@ impl<'t> Work<'t> {
         }
         self.fire(&step(Vec::new(), call.until), budget)?;
         if call.ends {
-            self.current[key as usize].state = None;
-            self.out.expired += 1;
+            self.end(key);
         }
         Ok(())
+    }
+
+    /// Ends a key's life.
+    pub fn end(&mut self, key: u32) {
+        self.current[key as usize].state = None;
+        self.out.closed.expired += 1;
     }
 
     /// Lets the timers fire that are due; those that fail are dropped, and told.
     fn fire(&mut self, call: &Call<'t>, budget: &mut Budget) -> Result<()> {
         let now = self.now;
-        let kept = &self.current[call.key as usize].kept;
-        let is_due = kept.event.first().is_some_and(|t| *t <= call.until) || kept.processing.first().is_some_and(|t| *t <= now);
-        if !is_due {
+        if !self.current[call.key as usize].kept.is_due(call.until, now) {
             return Ok(());
         }
         let Err(error) = self.attempt(std::slice::from_ref(call))? else { return Ok(()) };
@@ -291,7 +294,7 @@ impl<'t> Work<'t> {
         for (i, call) in calls.iter().enumerate() {
             let current = &mut self.current[call.key as usize];
             let known = effect.known.value(i) && !call.ends;
-            self.out.expired += u64::from(call.ends);
+            self.out.closed.expired += u64::from(call.ends);
             let rows = call.rows.iter().map(|row| self.table.times[*row as usize]).max();
             let before = if call.fresh || current.state.is_none() { i64::MIN } else { current.kept.touched };
             current.kept.touched = rows.map_or(before, |time| time.max(before));
@@ -302,7 +305,10 @@ impl<'t> Work<'t> {
         }
         for (number, rows) in effect.outputs.into_iter().enumerate().filter(|(_, rows)| !rows.keys.is_empty()) {
             let batch = self.output(number, rows, calls)?;
-            self.out.outputs[number].push(batch);
+            match self.closer.plan.outputs[number].sink {
+                Some(_) => self.out.outputs[number].push(batch),
+                None => self.out.closed.results.push(batch),
+            }
         }
         Ok(())
     }

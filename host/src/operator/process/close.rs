@@ -3,14 +3,15 @@
 //! **Invariant**: the store is only read; what fails leaves nothing behind.
 
 use super::calls::{Call, Current, Place, Work};
-use super::kept::{Kept, decode, encode};
+use super::kept::{Kept, armed, decode, encode, has_timers};
 use super::rows::{Groups, Table};
 use super::{LIVE, ProcessCloser};
 use crate::operator::FaultPolicy;
+use crate::operator::close::Closed;
 use crate::operator::epoch::{RejectedRow, RowError, TaskEpoch};
 use crate::operator::isolate::Budget;
 use crate::operator::merge::{external, external_store};
-use crate::state::store::{PaneId, Slot, Store, Update};
+use crate::state::store::{Slot, Store, Update};
 use arrow::array::RecordBatch;
 use datafusion::error::Result;
 use std::sync::Arc;
@@ -46,31 +47,24 @@ pub struct SetAside {
 /// What the close of an epoch does.
 #[derive(Default)]
 pub struct Processed {
-    /// Slots to set.
-    pub updates: Vec<Update>,
-    /// Panes to remove: of rows that wait no longer.
-    pub removed: Vec<PaneId>,
-    /// Slots to remove.
-    pub removed_slots: Vec<Slot>,
-    /// When the watermark wakes slots that are there already.
-    pub rearmed: Vec<(i64, PaneId, Box<[u8]>)>,
-    /// When processing time wakes slots that are there already.
-    pub rearmed_processing: Vec<(i64, PaneId, Box<[u8]>)>,
-    /// Rows by output, with its schema.
+    /// What becomes of the table, and the rows of the output `results` where it has no sink of its own.
+    pub closed: Closed,
+    /// Rows by output, with its schema; of those with a sink of their own.
     pub outputs: Vec<Vec<RecordBatch>>,
     /// Rows at fault, with their task.
     pub rejects: Vec<(usize, RejectedRow)>,
     /// What else was at fault.
     pub set_aside: Vec<SetAside>,
-    /// Lives that ended.
-    pub expired: u64,
 }
 
-/// What is stored of the keys of a close.
-struct Stored<'a> {
-    /// Bytes by key; none where it has no slot.
-    slots: Vec<Option<&'a [u8]>>,
-    kept: Vec<Kept>,
+/// What keys have to do in a close.
+#[derive(Default)]
+struct Lives<'t> {
+    calls: Vec<Call<'t>>,
+    /// Keys whose life ends without a call: no row and no timer is left of it.
+    ended: Vec<u32>,
+    /// All keys that may change, each once.
+    looked: Vec<u32>,
 }
 
 impl ProcessCloser {
@@ -82,106 +76,119 @@ impl ProcessCloser {
     pub fn close(&self, closing: &ProcessClosing<'_>, budget: &mut Budget) -> Result<Processed> {
         let (table, waiting) = self.table(closing)?;
         let store = closing.store;
-        let woken = store.timers_until(closing.now).map_err(external_store)?.into_iter().map(|(_, key)| key);
-        let by_time = store.processing_timers_until(closing.time).into_iter().map(|(_, key)| key);
-        let groups = self.groups(closing, &table, woken.chain(by_time))?;
+        let woken = self.woken(closing)?;
+        let groups = self.groups(closing, &table, woken.into_iter())?;
         let slots: Vec<Slot> = groups.keys.iter().map(|key| (LIVE, key.clone())).collect();
         store.fetch(&slots).map_err(external_store)?;
-        let mut stored = Stored { slots: Vec::with_capacity(slots.len()), kept: Vec::new() };
-        for (pane, key) in &slots {
-            stored.slots.push(store.get(*pane, key).map_err(external_store)?);
-        }
-        let (kept, columns) = decode(&self.states, stored.slots.iter().flatten().copied()).map_err(external)?;
-        let mut read = kept.iter().cloned().enumerate();
-        let current = stored.slots.iter().map(|slot| match slot.and_then(|_| read.next()) {
+        let stored = slots.iter().map(|(pane, key)| store.get(*pane, key).map_err(external_store));
+        let stored: Vec<Option<&[u8]>> = stored.collect::<Result<_>>()?;
+        let (kept, columns) = decode(&self.states, stored.iter().flatten().copied()).map_err(external)?;
+        let mut read = kept.into_iter().enumerate();
+        let current = stored.iter().map(|slot| match slot.and_then(|_| read.next()) {
             Some((row, kept)) => Current { state: Some((1, row)), kept },
             None => Current { state: None, kept: Kept { touched: i64::MIN, ..Kept::default() } },
         });
         let current: Vec<Current> = current.collect();
-        stored.kept = kept;
-        let calls = self.lives(closing, &table, &groups, &current);
-        let looked: Vec<u32> = calls.iter().map(|call| call.key).collect();
+        let lives = self.lives(closing, &table, &groups, &current);
         let mut work = Work::new(self, closing, (&table, &groups), columns, current);
-        work.run(calls, budget)?;
-        self.changes(closing, &groups, &stored, looked, work).map(|mut out| {
-            out.updates.extend(waiting.updates);
-            out.removed.extend(waiting.released);
-            out
-        })
+        work.run(lives.calls, budget)?;
+        lives.ended.iter().for_each(|key| work.end(*key));
+        let mut out = self.changes(closing, &groups, &stored, &lives.looked, work)?;
+        out.closed.updates.extend(waiting.updates);
+        out.closed.removed.extend(waiting.released);
+        Ok(out)
+    }
+
+    /// Keys whose timers went off. At the end of the input all event time has passed, but a key lives on by the rows that came: there, beside
+    /// those that are due, only those are woken that have timers of the guest's.
+    fn woken<'a>(&self, closing: &ProcessClosing<'a>) -> Result<Vec<&'a [u8]>> {
+        let store = closing.store;
+        let mut woken = store.timers_until(closing.now).map_err(external_store)?;
+        if closing.now > closing.reached {
+            let slots: Vec<Slot> = woken.iter().map(|(pane, key)| (*pane, (*key).into())).collect();
+            store.fetch(&slots).map_err(external_store)?;
+            let mut awake = Vec::new();
+            for (pane, key) in woken {
+                let slot = store.get(pane, key).map_err(external_store)?;
+                if slot.is_some_and(|slot| armed(slot).0 <= closing.reached || has_timers(slot)) {
+                    awake.push((pane, key));
+                }
+            }
+            woken = awake;
+        }
+        woken.extend(store.processing_timers_until(closing.time));
+        Ok(woken.into_iter().map(|(_, key)| key).collect())
     }
 
     /// The lives of the keys that have rows or are woken, in the order of keys.
-    fn lives<'t>(&self, closing: &ProcessClosing<'_>, table: &Table, groups: &'t Groups, current: &[Current]) -> Vec<Call<'t>> {
-        let ttl = i64::try_from(self.plan.ttl.as_millis()).unwrap_or(i64::MAX);
-        let mut calls = Vec::with_capacity(groups.keys.len());
-        for (key, now) in current.iter().enumerate() {
-            let rows = groups.rows(key);
+    fn lives<'t>(&self, closing: &ProcessClosing<'_>, table: &Table, groups: &'t Groups, current: &[Current]) -> Lives<'t> {
+        let mut lives = Lives::default();
+        for (number, now) in current.iter().enumerate() {
+            let (key, rows) = (number as u32, groups.rows(number));
             let is_awake = now.state.is_some() && (now.kept.armed <= closing.now || now.kept.armed_processing <= closing.time);
             if rows.is_empty() && !is_awake {
                 // A timer that was set and is set no more.
                 continue;
             }
+            lives.looked.push(key);
             let mut touched = now.state.map(|_| now.kept.touched);
             let (mut start, mut fresh) = (0, false);
-            let call = |rows: &'t [u32], until, fresh, ends| Call { key: key as u32, rows: rows.into(), until, fresh, ends };
+            let call = |rows: &'t [u32], until, fresh, ends| Call { key, rows: rows.into(), until, fresh, ends };
             for (i, row) in rows.iter().enumerate() {
                 let (time, watermark) = (table.times[*row as usize], table.watermarks[*row as usize]);
-                if let Some(end) = touched.map(|t| t.saturating_add(ttl)).filter(|end| watermark >= *end) {
-                    calls.push(call(&rows[start..i], end, fresh, true));
+                if let Some(end) = touched.map(|t| t.saturating_add(self.ttl)).filter(|end| watermark >= *end) {
+                    lives.calls.push(call(&rows[start..i], end, fresh, true));
                     (start, fresh, touched) = (i, true, None);
                 }
                 touched = Some(touched.map_or(time, |t| t.max(time)));
             }
-            let end = touched.map_or(i64::MAX, |t| t.saturating_add(ttl));
+            let end = touched.map_or(i64::MAX, |t| t.saturating_add(self.ttl));
             let ends = closing.reached >= end;
-            calls.push(call(&rows[start..], if ends { end.min(closing.now) } else { closing.now }, fresh, ends));
+            let until = if ends { end.min(closing.now) } else { closing.now };
+            if rows.is_empty() && !now.kept.is_due(until, closing.time) {
+                lives.ended.extend(ends.then_some(key));
+            } else {
+                lives.calls.push(call(&rows[start..], until, fresh, ends));
+            }
         }
-        calls
+        lives
     }
 
-    /// What is to be stored of the keys that were looked at.
+    /// What is to be stored of the keys that were looked at; `stored` by key.
     fn changes(
         &self,
         closing: &ProcessClosing<'_>,
         groups: &Groups,
-        stored: &Stored<'_>,
-        mut looked: Vec<u32>,
+        stored: &[Option<&[u8]>],
+        looked: &[u32],
         mut work: Work<'_>,
     ) -> Result<Processed> {
-        looked.dedup();
-        let ttl = i64::try_from(self.plan.ttl.as_millis()).unwrap_or(i64::MAX);
         let mut out = std::mem::take(&mut work.out);
-        let mut rows_of_stored = vec![0; stored.slots.len()];
-        for (row, (key, _)) in stored.slots.iter().enumerate().filter(|(_, slot)| slot.is_some()).enumerate() {
-            rows_of_stored[key] = row;
-        }
-        let (mut keys, mut places, mut kept): (Vec<u32>, Vec<Place>, Vec<Kept>) = (Vec::new(), Vec::new(), Vec::new());
-        for key in looked {
-            let number = key as usize;
-            let name = || groups.keys[number].clone();
-            let slot = stored.slots[number];
-            let Some(place) = work.current[number].state else {
-                if slot.is_some() {
-                    out.removed_slots.push((LIVE, name()));
+        let closed = &mut out.closed;
+        let (mut keys, mut places, mut kept): (Vec<usize>, Vec<Place>, Vec<Kept>) = (Vec::new(), Vec::new(), Vec::new());
+        for key in looked.iter().map(|key| *key as usize) {
+            let name = || groups.keys[key].clone();
+            let Some(place) = work.current[key].state else {
+                if stored[key].is_some() {
+                    closed.removed_slots.push((LIVE, name()));
                 }
                 continue;
             };
-            let mut now = std::mem::take(&mut work.current[number].kept);
-            let wakes = now.event.first().copied().unwrap_or(i64::MAX).min(now.touched.saturating_add(ttl));
+            let mut now = std::mem::take(&mut work.current[key].kept);
+            let wakes = now.event.first().copied().unwrap_or(i64::MAX).min(now.touched.saturating_add(self.ttl));
             let wakes_processing = now.processing.first().copied().unwrap_or(i64::MAX);
             (now.armed, now.armed_processing) = (wakes, wakes_processing);
-            if slot.is_some() {
-                let old = &stored.kept[rows_of_stored[number]];
+            if let Some((armed, armed_processing)) = stored[key].map(armed) {
                 // The timer that is set wakes it in time, if early: then it is set anew.
-                if old.armed <= wakes && old.armed > closing.now {
-                    now.armed = old.armed;
+                if armed <= wakes && armed > closing.reached {
+                    now.armed = armed;
                 } else {
-                    out.rearmed.push((wakes, LIVE, name()));
+                    closed.rearmed.push((wakes, LIVE, name()));
                 }
-                if old.armed_processing <= wakes_processing && old.armed_processing > closing.time {
-                    now.armed_processing = old.armed_processing;
+                if armed_processing <= wakes_processing && armed_processing > closing.time {
+                    now.armed_processing = armed_processing;
                 } else if wakes_processing != i64::MAX {
-                    out.rearmed_processing.push((wakes_processing, LIVE, name()));
+                    closed.rearmed_processing.push((wakes_processing, LIVE, name()));
                 }
             }
             keys.push(key);
@@ -190,9 +197,9 @@ impl ProcessCloser {
         }
         let states = work.gather(&places)?;
         let set = |i: usize, bytes: Vec<u8>| {
-            let key = keys[i] as usize;
-            if stored.slots[key] != Some(bytes.as_slice()) {
-                out.updates.push(Update { pane: LIVE, key: groups.keys[key].clone(), state: bytes.into() });
+            let key = keys[i];
+            if stored[key] != Some(bytes.as_slice()) {
+                closed.updates.push(Update { pane: LIVE, key: groups.keys[key].clone(), state: bytes.into() });
             }
         };
         encode(&self.states, &kept, states, set).map_err(external)?;

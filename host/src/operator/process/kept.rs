@@ -5,7 +5,7 @@
 
 use crate::operator::assigner::idle::LIVE;
 use crate::plugin::{FunctionSignature, GuestType};
-use crate::state::codec::{CodecError, RowCodec};
+use crate::state::codec::{CodecError, NULL, RowCodec};
 use crate::state::store::PaneId;
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, Float64Array, Int64Array, StringArray,
@@ -37,6 +37,13 @@ pub struct Kept {
     pub processing: Vec<i64>,
 }
 
+impl Kept {
+    /// Whether a timer is due at this watermark and processing time.
+    pub(super) fn is_due(&self, watermark: i64, now: i64) -> bool {
+        self.event.first().is_some_and(|t| *t <= watermark) || self.processing.first().is_some_and(|t| *t <= now)
+    }
+}
+
 /// Where the rows of an event time wait.
 pub(super) fn waiting_pane(time: i64) -> PaneId {
     PaneId { start: time, from: WAITING }
@@ -57,6 +64,11 @@ pub(super) fn codec(signature: &FunctionSignature) -> RowCodec {
 /// The watermark, and the processing time, that wake a slot. What can't be read is looked at with the next epoch, and told.
 pub(super) fn armed(state: &[u8]) -> (i64, i64) {
     times(state).map_or((i64::MIN, i64::MAX), |([_, event, processing], _)| (event, processing))
+}
+
+/// Whether a slot has timers of event time; yes, where it can't be read.
+pub(super) fn has_timers(state: &[u8]) -> bool {
+    state.get(TIMES * TIME_BYTES) != Some(&NULL)
 }
 
 fn times(state: &[u8]) -> Result<([i64; TIMES], &[u8]), CodecError> {
@@ -173,6 +185,7 @@ mod tests {
         let mut slots = Vec::new();
         encode(&codec, &kept, states.clone(), |_, bytes| slots.push(bytes)).unwrap();
         assert_eq!(slots.iter().map(|s| armed(s)).collect::<Vec<_>>(), [(-3, i64::MAX), (1, 4)]);
+        assert_eq!(slots.iter().map(|s| has_timers(s)).collect::<Vec<_>>(), [true, false]);
         let (read, columns) = decode(&codec, slots.iter().map(Vec::as_slice)).unwrap();
         assert_eq!((read.as_slice(), columns), (&kept[..], states));
         for end in 0..slots[0].len() {

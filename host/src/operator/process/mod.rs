@@ -37,6 +37,8 @@ pub struct ProcessCloser {
     pub(super) keys: RowCodec,
     pub(super) states: RowCodec,
     pub(super) waiting: RowCodec,
+    /// How long a key lives after its last row, milliseconds.
+    pub(super) ttl: i64,
 }
 
 impl ProcessCloser {
@@ -51,6 +53,7 @@ impl ProcessCloser {
             keys: RowCodec::new("key", keys),
             states: kept::codec(process.signature()),
             waiting: RowCodec::new("waiting row", waiting),
+            ttl: i64::try_from(process.ttl.as_millis()).unwrap_or(i64::MAX),
             plan: process.clone(),
             input,
         })

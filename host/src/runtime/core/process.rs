@@ -1,14 +1,12 @@
 //! The part of a job's state machine that a keyed process has: its close, and what its outputs and faults become.
 
-use super::records::result_reject;
+use super::records::rejected_result;
 use super::{JobCore, OutputFormat, Progress};
 use crate::operator::FaultPolicy;
-use crate::operator::close::Closed;
 use crate::operator::epoch::TaskEpoch;
 use crate::operator::isolate::Budget;
 use crate::operator::process::{ProcessCloser, ProcessClosing, Processed};
 use crate::output::encode::Encoder;
-use crate::output::side::Reject;
 use crate::output::{EpochCommit, output_role};
 use crate::plan::Plan;
 use datafusion::error::{DataFusionError, Result};
@@ -32,18 +30,16 @@ impl ProcessStage {
 }
 
 impl JobCore {
-    /// Closes the epoch of a process: what the table and the results need goes to `closed`. `times`: watermark, watermark reached, processing time.
+    /// Closes the epoch of a process; none where the plan has none. `times`: watermark, watermark reached, processing time.
     pub(super) fn close_process(
         &self,
         tasks: &[TaskEpoch],
         progress: &Progress,
-        times: (i64, i64, i64),
+        (now, reached, time): (i64, i64, i64),
         policy: FaultPolicy,
         budget: &mut Budget,
-        closed: &mut Closed,
     ) -> Result<Option<Processed>> {
         let Some(stage) = &self.process else { return Ok(None) };
-        let (now, reached, time) = times;
         let closing = ProcessClosing {
             store: &self.store,
             tasks,
@@ -54,18 +50,7 @@ impl JobCore {
             time,
             policy,
         };
-        let mut out = stage.closer.close(&closing, budget)?;
-        closed.updates = std::mem::take(&mut out.updates);
-        closed.removed = std::mem::take(&mut out.removed);
-        closed.removed_slots = std::mem::take(&mut out.removed_slots);
-        closed.rearmed = std::mem::take(&mut out.rearmed);
-        closed.rearmed_processing = std::mem::take(&mut out.rearmed_processing);
-        closed.expired = out.expired;
-        let plans = stage.closer.plan().outputs.iter();
-        for (rows, _) in out.outputs.iter_mut().zip(plans).filter(|(_, plan)| plan.sink.is_none()) {
-            closed.results.append(rows);
-        }
-        Ok(Some(out))
+        stage.closer.close(&closing, budget).map(Some)
     }
 
     /// Rows of outputs with sinks of their own, and what was at fault.
@@ -84,18 +69,8 @@ impl JobCore {
         }
         let mut rejects = processed.rejects;
         rejects.sort_by_key(|(task, reject)| (*task, reject.batch, reject.row));
-        for (task, reject) in &rejects {
-            let raw = &tasks[*task].input[reject.batch];
-            let row = Reject {
-                partition: Some(&self.partitions[raw.partition]),
-                record: Some(raw.records.record(reject.row)),
-                reason: &reject.error.reason,
-                guest: reject.error.guest.as_ref(),
-            };
-            commit.rejects.push(row.to_record());
-        }
-        let set_aside = processed.set_aside.into_iter();
-        commit.rejects.extend(set_aside.map(|aside| result_reject(aside.what, Vec::new(), &aside.error).to_record()));
+        commit.rejects.extend(rejects.iter().map(|(task, reject)| self.rejected(&tasks[*task], reject)));
+        commit.rejects.extend(processed.set_aside.iter().map(|aside| rejected_result(&aside.what, &[], &aside.error)));
         Ok(())
     }
 }

@@ -2,9 +2,10 @@
 
 use super::JobCore;
 use crate::config::spec::OutputMode;
+use crate::element::Record;
 use crate::operator::close::Closed;
 use crate::operator::columns::{display, row_text};
-use crate::operator::epoch::{RowError, TaskEpoch};
+use crate::operator::epoch::{RejectedRow, RowError, TaskEpoch};
 use crate::operator::isolate::{Budget, isolate};
 use crate::operator::{FaultPolicy, steps};
 use crate::output::side::{LateRow, Reject};
@@ -43,7 +44,7 @@ impl JobCore {
                         good = fault.items.end;
                         let error = RowError::of(&fault.error);
                         for i in fault.items {
-                            commit.rejects.push(result_reject(row_text(batch, i), Vec::new(), &error).to_record());
+                            commit.rejects.push(rejected_result(&row_text(batch, i), &[], &error));
                         }
                     }
                     self.write_parts(&run(good..batch.num_rows())?, commit)?;
@@ -88,16 +89,7 @@ impl JobCore {
                 };
                 commit.late.push(row.to_record());
             }
-            for reject in &task.rejects {
-                let raw = &task.input[reject.batch];
-                let row = Reject {
-                    partition: Some(&self.partitions[raw.partition]),
-                    record: Some(raw.records.record(reject.row)),
-                    reason: &reject.error.reason,
-                    guest: reject.error.guest.as_ref(),
-                };
-                commit.rejects.push(row.to_record());
-            }
+            commit.rejects.extend(task.rejects.iter().map(|reject| self.rejected(task, reject)));
         }
         let Some(closer) = &self.closer else { return Ok(()) };
         for bad in &closed.bad_results {
@@ -105,26 +97,27 @@ impl JobCore {
                 closer.keys().decode(std::iter::once(bad.key.as_ref())).map_err(|e| DataFusionError::External(e.into()))?;
             let keys: Vec<String> = keys.iter().map(|k| display(k.as_ref(), 0)).collect();
             let what = format!("window {} of key ({})", bad.window, keys.join(", "));
-            commit.rejects.push(result_reject(what, bad.state.clone(), &bad.error).to_record());
+            commit.rejects.push(rejected_result(&what, &bad.state, &bad.error));
         }
         Ok(())
     }
-}
 
-pub(super) fn result_reject(what: String, state: Vec<u8>, error: &RowError) -> OwnedReject {
-    OwnedReject { reason: format!("{what}: {}", error.reason), state, guest: error.guest.clone() }
+    /// A row of a task that was at fault.
+    pub(super) fn rejected(&self, task: &TaskEpoch, reject: &RejectedRow) -> OutRecord {
+        let raw = &task.input[reject.batch];
+        let row = Reject {
+            partition: Some(&self.partitions[raw.partition]),
+            record: Some(raw.records.record(reject.row)),
+            reason: &reject.error.reason,
+            guest: reject.error.guest.as_ref(),
+        };
+        row.to_record()
+    }
 }
 
 /// A result that could not be made; there is no single record to blame.
-pub(super) struct OwnedReject {
-    reason: String,
-    state: Vec<u8>,
-    guest: Option<crate::plugin::GuestError>,
-}
-
-impl OwnedReject {
-    pub(super) fn to_record(&self) -> OutRecord {
-        let record = crate::element::Record { offset: -1, timestamp: None, key: None, value: Some(&self.state) };
-        Reject { partition: None, record: Some(record), reason: &self.reason, guest: self.guest.as_ref() }.to_record()
-    }
+pub(super) fn rejected_result(what: &str, state: &[u8], error: &RowError) -> OutRecord {
+    let record = Record { offset: -1, timestamp: None, key: None, value: Some(state) };
+    let reason = format!("{what}: {}", error.reason);
+    Reject { partition: None, record: Some(record), reason: &reason, guest: error.guest.as_ref() }.to_record()
 }
