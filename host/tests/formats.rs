@@ -319,7 +319,13 @@ fn a_damaged_tree_is_made_anew_from_the_changelog() {
     committer.restore(&mut |_| {}).unwrap();
     for (epoch, (changes, stored)) in (1..).zip(changelog()) {
         committer
-            .commit(EpochCommit { epoch, changes, meta: stored.meta, positions: vec![0], ..EpochCommit::default() })
+            .commit(EpochCommit {
+                epoch,
+                changes: changes.into_iter().collect(),
+                meta: stored.meta,
+                positions: vec![0],
+                ..EpochCommit::default()
+            })
             .unwrap();
     }
     drop(committer);
@@ -381,9 +387,9 @@ fn old_tree(path: &Path, epochs: &[EpochCommit], checked: bool) {
             state.rotate_memtable_and_wait().unwrap();
         }
         let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
-        for change in &epoch.changes {
-            let key = [&change.shard.to_be_bytes()[..], &change.key].concat();
-            match &change.value {
+        for (shard, key, value) in epoch.changes.iter() {
+            let key = [&shard.to_be_bytes()[..], key].concat();
+            match value {
                 Some(value) => batch.insert(&state, key.as_slice(), seal(&key, value)),
                 None => batch.remove(&state, key),
             }
@@ -419,8 +425,8 @@ fn write_fixtures() {
                 lines.push_str(&json!({ "partition": partition, "key": hex(key), "value": value.map(hex) }).to_string());
                 lines.push('\n');
             };
-            for change in &epoch.changes {
-                line(change.shard, &change.key, change.value.as_deref());
+            for (shard, key, value) in epoch.changes.iter() {
+                line(shard, key, value);
             }
             line(0, META_KEY, Some(&serde_json::to_vec(&stored).unwrap()));
         }
@@ -442,7 +448,7 @@ fn write_fixtures() {
             let tree = Tree::open(&to.join(TREE)).unwrap();
             for epoch in part {
                 let meta = serde_json::to_vec(&epoch.meta).unwrap();
-                tree.apply(&epoch.changes, &[("meta", &meta), ("place", &place)], true).unwrap();
+                tree.apply(epoch.changes.iter(), &[("meta", &meta), ("place", &place)], true).unwrap();
             }
             drop(tree);
             if part.len() == first.len() && part[0].epoch == 1 {

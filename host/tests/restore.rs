@@ -70,7 +70,9 @@ fn what_a_changelog_says_is_in_table_and_tree() {
     for epoch in 1..=EPOCHS {
         changes(epoch).into_iter().for_each(|c| take(&mut expected, c));
         let meta = Meta { epoch, ..Meta::default() };
-        committer.commit(EpochCommit { epoch, changes: changes(epoch), meta, ..EpochCommit::default() }).unwrap();
+        committer
+            .commit(EpochCommit { epoch, changes: changes(epoch).into_iter().collect(), meta, ..EpochCommit::default() })
+            .unwrap();
     }
     drop(committer);
     // On a machine that has nothing: the log as it is read, its progress, and the tree that is left.

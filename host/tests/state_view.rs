@@ -42,7 +42,7 @@ fn open(window: &str, rows: &[(i64, &str, i64)]) -> (Vec<Value>, usize) {
         let task = JobCore::run_task(&plan, &mut decoder, vec![batch], start, &limits).map_err(|e| e.0).unwrap();
         let progress = Progress { idle: vec![false], finished: vec![false] };
         let Outcome::Commit(commit) = core.close(&[task], &progress, FaultPolicy::Fail).unwrap() else { panic!("run again") };
-        for change in commit.changes {
+        for change in commit.changes.iter().map(Change::from) {
             match change.value {
                 Some(_) => drop(entries.insert(change.key.clone(), change)),
                 None => drop(entries.remove(&change.key)),

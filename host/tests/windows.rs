@@ -61,7 +61,7 @@ struct Log {
 
 impl Log {
     fn commit(&mut self, epoch: EpochCommit) {
-        for change in epoch.changes {
+        for change in epoch.changes.iter().map(Change::from) {
             match change.value {
                 Some(_) => self.entries.insert(change.key.clone(), change),
                 None => self.entries.remove(&change.key),

@@ -20,6 +20,7 @@ mod run;
 mod savepoint;
 mod state;
 mod stored;
+mod table;
 mod test;
 mod why;
 

@@ -1,11 +1,11 @@
 //! `kindling plugin new|build|check` and `kindling plugins`: from an idea to an artefact, and what became of it.
 
 use super::plugin_sdk;
+use super::table::table;
 use crate::error::{Error, Kind};
 use crate::limits::GuestLimits;
 use crate::plugin::{GuestEngine, Plugin, PluginSet, PluginStatus, fetch_status};
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -201,17 +201,11 @@ fn check(args: &CheckArgs) -> Result<(), Error> {
 }
 
 fn print_functions(status: &PluginStatus) {
-    let mut table = table(["function", "kind", "state", "what it is"]);
+    let mut table = table(["function", "kind", "state", "what it is"], 0..0);
     for function in &status.functions {
         table.add_row([&function.signature, &function.kind, &function.state, &function.doc]);
     }
     say!("{table}");
-}
-
-fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
-    table
 }
 
 /// `kindling plugins`.
@@ -228,7 +222,7 @@ pub fn plugins(args: &PluginsArgs) -> Result<(), Error> {
         say!("{text}");
         return Ok(());
     }
-    let mut table = table(["plugin", "version", "hash", "functions", "state", "uses", "calls", "time", "errors"]);
+    let mut table = table(["plugin", "version", "hash", "functions", "state", "uses", "calls", "time", "errors"], 0..0);
     for status in &statuses {
         let functions: Vec<&str> = status.functions.iter().map(|f| f.name.as_str()).collect();
         table.add_row([

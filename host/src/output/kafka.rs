@@ -165,8 +165,8 @@ impl KafkaCommitter {
         commit.named.iter().try_for_each(|(role, records)| self.send_all(transactions, role, records))?;
         self.send_all(transactions, "late", &commit.late)?;
         self.send_all(transactions, "rejects", &commit.rejects)?;
-        for (i, change) in commit.changes.iter().enumerate() {
-            transactions.send(&self.changelog, Some(i32::from(change.shard)), Some(&change.key), change.value.as_deref())?;
+        for (i, (shard, key, value)) in commit.changes.iter().enumerate() {
+            transactions.send(&self.changelog, Some(i32::from(shard)), Some(key), value)?;
             if i % SERVE_EVERY == 0 {
                 transactions.poll();
             }

@@ -13,6 +13,7 @@ pub mod transaction;
 use crate::config::spec::{SinkSpec, SourceSpec};
 use crate::element::{EpochId, PartitionName};
 use crate::error::Kind;
+use crate::state::bulk::Bulk;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -86,7 +87,7 @@ pub struct EpochCommit {
     /// Rejected rows, for the `rejects` side output.
     pub rejects: Vec<OutRecord>,
     /// Dirty slots.
-    pub changes: Vec<Change>,
+    pub changes: Bulk,
     /// Next offset of each partition, index as in [`crate::ingest::Source::partitions`].
     pub positions: Vec<i64>,
     /// Stored with the state.

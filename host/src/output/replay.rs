@@ -104,7 +104,12 @@ pub fn new_lineage() -> String {
 ///
 /// # Errors
 /// [`CommitError`] when the disk refuses.
-pub fn note(tree: &Tree, changes: &[Change], stored: &[u8], place: &Place) -> Result<(), CommitError> {
+pub fn note<'a>(
+    tree: &Tree,
+    changes: impl IntoIterator<Item = BorrowedChange<'a>>,
+    stored: &[u8],
+    place: &Place,
+) -> Result<(), CommitError> {
     let place = serde_json::to_vec(place).map_err(|e| CommitError::Corrupt(e.to_string()))?;
     // Not synced: what a crash of the machine takes from it is replayed.
     Ok(tree.apply(changes, &[("stored", stored), ("place", &place)], false)?)
@@ -408,28 +413,30 @@ struct Step {
 
 impl Step {
     fn write(self, tree: &Tree) -> Result<(), CommitError> {
-        write(tree, &self.bulk, self.notes.as_ref().map(|(stored, place)| (stored.as_slice(), place)))
+        write(tree, &self.bulk, self.notes.as_ref().map(|(stored, place)| (stored.as_slice(), place))).map(drop)
     }
 }
 
 /// Writes many changes to the tree, and then which of the changelog it has with them. Between both the tree is ahead of what is noted, which does
-/// no harm: what is noted is where the changelog is read from, and its values are absolute.
+/// no harm: what is noted is where the changelog is read from, and its values are absolute. Gives the number of keys.
 ///
 /// # Errors
 /// [`CommitError`] when the disk refuses.
-pub fn write(tree: &Tree, bulk: &Bulk, notes: Option<(&[u8], &Place)>) -> Result<(), CommitError> {
-    let mut few = Vec::new();
+pub fn write(tree: &Tree, bulk: &Bulk, notes: Option<(&[u8], &Place)>) -> Result<usize, CommitError> {
+    let sorted = bulk.sorted();
+    let keys = sorted.len();
+    let mut few = None;
     if bulk.len() >= INGEST_FROM && tree.can_ingest() {
-        tree.ingest(bulk.sorted())?;
+        tree.ingest(sorted)?;
     } else {
-        let change =
-            |(shard, key, value): BorrowedChange<'_>| Change { shard, key: key.to_vec(), value: value.map(<[u8]>::to_vec) };
-        few = bulk.sorted().map(change).collect();
+        few = Some(sorted);
     }
+    let few = few.into_iter().flatten();
     match notes {
-        Some((stored, place)) => note(tree, &few, stored, place),
-        None => Ok(tree.apply(&few, &[], false)?),
+        Some((stored, place)) => note(tree, few, stored, place)?,
+        None => tree.apply(few, &[], false)?,
     }
+    Ok(keys)
 }
 
 fn read_stored(bytes: &[u8]) -> Result<Stored, CommitError> {

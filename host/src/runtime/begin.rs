@@ -12,6 +12,7 @@ use crate::ingest::start::StartFrom;
 use crate::output::{Change, Committer, EpochCommit, Meta};
 use crate::plan::Plan;
 use crate::runtime::job::{Break, commit_break, ingest_break};
+use crate::state::bulk::Bulk;
 use crate::state::codec::stable_hash;
 use crate::state::savepoint::Savepoint;
 use std::collections::{BTreeMap, HashMap};
@@ -249,15 +250,15 @@ fn positions(meta: &mut Meta, partitions: &[PartitionName], starts: &[i64]) -> V
 }
 
 /// From the state `old` to the state `new`.
-fn changes(old: Vec<Change>, new: &[Change]) -> Vec<Change> {
+fn changes(old: Vec<Change>, new: &[Change]) -> Bulk {
     let mut before: HashMap<(u16, Vec<u8>), Option<Vec<u8>>, ahash::RandomState> =
         old.into_iter().map(|c| ((c.shard, c.key), c.value)).collect();
-    let mut changes = Vec::new();
+    let mut changes = Bulk::default();
     for entry in new {
         if before.remove(&(entry.shard, entry.key.clone())).as_ref() != Some(&entry.value) {
-            changes.push(entry.clone());
+            changes.push(entry.shard, &entry.key, entry.value.as_deref());
         }
     }
-    changes.extend(before.into_keys().map(|(shard, key)| Change { shard, key, value: None }));
+    before.into_keys().for_each(|(shard, key)| changes.push(shard, &key, None));
     changes
 }

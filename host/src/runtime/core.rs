@@ -452,10 +452,10 @@ impl JobCore {
         // At the end of the input the keys of a process live on: see `ProcessCloser::close`.
         self.store.rearm(if self.process.is_some() { reached } else { now }, closed.rearmed)?;
         self.store.rearm_processing(self.now, closed.rearmed_processing)?;
-        commit.changes = self.store.remove(&closed.removed_slots)?;
+        self.store.remove(&closed.removed_slots, &mut commit.changes)?;
         closed.taken.into_iter().for_each(|(pane, key)| self.store.taken(pane, key));
         self.owes = closed.owes;
-        commit.changes.extend(self.store.apply(closed.updates, &closed.removed)?);
+        self.store.apply(closed.updates, &closed.removed, &mut commit.changes)?;
         self.epoch += 1;
         let counts = &mut self.counts;
         counts.expired += closed.expired;
