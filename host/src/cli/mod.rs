@@ -19,6 +19,7 @@ mod plugin_sdk;
 mod run;
 mod savepoint;
 mod state;
+mod state_ls;
 mod stored;
 mod test;
 mod why;
