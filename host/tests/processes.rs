@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 #[path = "support/definition.rs"]
-#[allow(dead_code, reason = "its random numbers are used, its windows are not")]
 mod definition;
 mod support;
 
