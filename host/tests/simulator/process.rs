@@ -42,6 +42,7 @@ impl Case {
 impl Process {
     /// The steps behind a parse and a filter.
     pub fn yaml(self, disorder: i64) -> String {
+        // As rows arrive, those before a clear of the same epoch still count for the life that comes after it: its end depends on cuts.
         let forget = if self.by_event_time { "WHEN v % 7 = 0 THEN 'forget' " } else { "" };
         let what = format!("(CASE WHEN v % 5 = 0 THEN 'say' {forget}ELSE 'add' END) || ' ' || coalesce(k, '-')");
         let order = if self.by_event_time { "eventTime" } else { "arrival" };
