@@ -34,6 +34,8 @@ pub enum NewKind {
     Scalar,
     /// None, one or many rows a row.
     Flatmap,
+    /// Something that is remembered of each key, with timers; with a pipeline that runs it.
+    Process,
 }
 
 /// Arguments of `kindling plugin new`.
@@ -41,7 +43,9 @@ pub enum NewKind {
 #[command(after_help = "\
 Example:
   kindling plugin new my_mean --kind aggregate
-  cd my_mean && cargo test && kindling plugin build --plugins ../plugins")]
+  cd my_mean && cargo test && kindling plugin build --plugins ../plugins
+
+  kindling plugin new my_match --kind process     with a pipeline.yaml that runs it over generated events")]
 pub struct NewArgs {
     /// Name of the plugin and its function: lower case letters, digits and _.
     pub name: String,
@@ -126,8 +130,9 @@ fn new(args: &NewArgs) -> Result<(), Error> {
     }
     plugin_sdk::scaffold(&folder, &args.name, args.kind)
         .map_err(|e| Error::new(Kind::External, format!("{}: {e}", folder.display())))?;
+    let run = if let NewKind::Process = args.kind { "\n  kindling run pipeline.yaml --plugins ../plugins" } else { "" };
     say!(
-        "{} is made. Next:\n  cd {}\n  cargo test\n  kindling plugin build --plugins ../plugins",
+        "{} is made. Next:\n  cd {}\n  cargo test\n  kindling plugin build --plugins ../plugins{run}",
         folder.display(),
         folder.display()
     );

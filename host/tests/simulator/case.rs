@@ -1,6 +1,7 @@
 //! What a seed stands for: a pipeline, its bounds, and the input.
 
 use crate::definition::{Bounds, Kind, Random};
+use crate::process::Process;
 use kindling::config::spec::{Pipeline, TimestampFormat};
 use kindling::config::{LoadOptions, load_str};
 use kindling::element::OwnedRecord;
@@ -76,6 +77,8 @@ pub enum Shape {
     Rows,
     /// A windowed aggregation.
     Windows { kind: Kind, emit: Emit, processing: bool },
+    /// A keyed process.
+    Process(Process),
 }
 
 /// Guests in the pipeline.
@@ -86,6 +89,8 @@ pub enum Guests {
     Hostile(&'static str),
     /// A good aggregate, and other versions of it that are swapped in.
     Swapped,
+    /// A keyed process.
+    Accounts,
 }
 
 /// All that a seed says of job and input.
@@ -166,14 +171,17 @@ impl Case {
     fn yaml(&self) -> String {
         let mut text =
             "name: sim\nsource: { name: stdin }\npipeline:\n  - operation: parse\n    parse:\n      parameters:\n".to_owned();
-        for (path, kind) in [("st", "milliToTimestamp"), ("k", "string"), ("v", "long"), ("s", "string")] {
+        let unit = if matches!(self.shape, Shape::Process(_)) { "secondToTimestamp" } else { "milliToTimestamp" };
+        for (path, kind) in [("st", unit), ("k", "string"), ("v", "long"), ("s", "string")] {
             text += &format!("        - {{ jsonPath: {path}, outputType: {kind}, outputCol: {path} }}\n");
         }
         if self.filtered {
             text += "  - operation: filter\n    where: v % 3 <> 0\n";
         }
-        let Shape::Windows { kind, emit, processing } = self.shape else {
-            return text + "  - operation: project\n    columns: { k: k, v: v }\n";
+        let (kind, emit, processing) = match self.shape {
+            Shape::Rows => return text + "  - operation: project\n    columns: { k: k, v: v }\n",
+            Shape::Process(process) => return text + &process.yaml(self.bounds.disorder),
+            Shape::Windows { kind, emit, processing } => (kind, emit, processing),
         };
         let Bounds { disorder, lateness, max_future } = self.bounds;
         let time = match kind {
@@ -196,7 +204,7 @@ impl Case {
         text += &format!("    groupByKeys: {keys}\n    aggregations:\n      - {{ reducer: count, outputColumn: count }}\n");
         text += "      - { reducer: sum, inputColumns: [v], outputColumn: sum }\n";
         let guest = match self.guests {
-            Guests::None => return text,
+            Guests::None | Guests::Accounts => return text,
             Guests::Hostile(function) => function,
             Guests::Swapped => "victim_count",
         };
@@ -226,7 +234,7 @@ impl Case {
     /// Nothing depends on where epochs end.
     pub fn is_cut_free(&self) -> bool {
         let by_epoch = match self.shape {
-            Shape::Rows => false,
+            Shape::Rows | Shape::Process(_) => false,
             Shape::Windows { kind, processing, .. } => processing || (self.partitions > 1 && matches!(kind, Kind::Count { .. })),
         };
         !by_epoch && !self.idles && self.guests != Guests::Swapped

@@ -86,6 +86,10 @@ impl SimCommitter {
         let mut state = self.shared.lock();
         state.producer(self.process, self.epoch, "begin")?;
         state.produce("sink", &commit.outputs);
+        for (_, rows) in &commit.named {
+            // The one that there is.
+            state.produce("quiet", rows);
+        }
         state.produce("late", &commit.late);
         state.produce("rejects", &commit.rejects);
         let time = state.now_ms();

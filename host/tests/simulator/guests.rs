@@ -19,6 +19,7 @@ pub struct Swap {
 pub struct Loaded {
     pub hostile: PluginSet,
     pub victim: PluginSet,
+    pub accounts: PluginSet,
     pub swaps: Vec<Swap>,
 }
 
@@ -40,6 +41,7 @@ pub fn loaded() -> &'static Loaded {
         Loaded {
             hostile: set("hostile"),
             victim: set("victim_1_0_0"),
+            accounts: set("accounts"),
             swaps: vec![
                 swap("victim_1_1_0", false, false),
                 swap("victim_2_poison_traps", false, false),

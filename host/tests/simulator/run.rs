@@ -126,6 +126,7 @@ pub fn run(case: &Case, random: Random, weather: Weather, mutant: Option<Mutant>
         Guests::None => PluginSet::empty(),
         Guests::Hostile(_) => loaded().hostile.clone(),
         Guests::Swapped => loaded().victim.clone(),
+        Guests::Accounts => loaded().accounts.clone(),
     };
     let plan = plan::build(&pipeline, &plugins).unwrap_or_else(|e| panic!("{e}\n{}", case.about()));
     let names = (0..case.partitions).map(|p| PartitionName { topic: "input".into(), partition: p as i32 }).collect();

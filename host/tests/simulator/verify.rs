@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// A row's place: partition and offset.
-type At = (usize, i64);
+pub type At = (usize, i64);
 type Key = Option<String>;
 
 /// Everything that a reader of the committed output has in the end; the same for all runs of a case whose partitions never idle.
@@ -18,6 +18,8 @@ pub struct Final {
     pub windows: Vec<(Window<Key>, Option<i64>)>,
     /// Values of rows that are results themselves.
     pub rows: Vec<i64>,
+    /// What a process gave, with the name of its output.
+    pub given: Vec<String>,
     /// Late rows with how late they were.
     pub late: BTreeMap<At, i64>,
     /// Rejected rows with their reason; whether a guest did it.
@@ -32,6 +34,9 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
     let broker = &state.broker;
     let got = outputs(case, broker)?;
     let rows = rows(case, broker)?;
+    if let Shape::Process(process) = case.shape {
+        return crate::process::verify(case, process, &rows, got, broker.table().len());
+    }
     let mut kept: Vec<(At, Row<Key>)> = Vec::new();
     let (mut poisoned, mut values) = (Vec::new(), Vec::new());
     for (at, epoch, item) in &rows {
@@ -97,7 +102,7 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
     Ok(got)
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, want: &[T], got: &[T]) -> Result<(), String> {
+pub fn same<T: PartialEq + std::fmt::Debug>(what: &str, want: &[T], got: &[T]) -> Result<(), String> {
     if want == got {
         return Ok(());
     }
@@ -139,7 +144,7 @@ fn row(case: &Case, (partition, _): At, epoch: &Epoch, item: &Item, counts: bool
 #[derive(Clone, Copy, Debug)]
 pub struct Epoch {
     now: i64,
-    closed_before: i64,
+    pub closed_before: i64,
 }
 
 /// The rows of the input in the order of epochs, each once: the ranges of the committed epochs have neither gaps nor overlaps.
@@ -171,10 +176,15 @@ fn rows(case: &Case, broker: &Broker) -> Result<Vec<(At, Epoch, Item)>, String> 
 
 fn outputs(case: &Case, broker: &Broker) -> Result<Final, String> {
     let mut table: BTreeMap<(Option<Vec<u8>>, usize), Value> = BTreeMap::new();
-    let mut got = Final { windows: Vec::new(), rows: Vec::new(), late: BTreeMap::new(), rejects: BTreeMap::new() };
+    let mut got =
+        Final { windows: Vec::new(), rows: Vec::new(), given: Vec::new(), late: BTreeMap::new(), rejects: BTreeMap::new() };
     let all = broker.committed.iter().flat_map(|c| &c.produced);
     for (i, produced) in all.enumerate() {
         let parsed = produced.value.as_deref().map(serde_json::from_slice::<Value>).transpose().map_err(|e| e.to_string())?;
+        if let (Shape::Process(_), "sink" | "quiet", Some(value)) = (case.shape, produced.topic, &parsed) {
+            got.given.push(format!("{} {value}", produced.topic));
+            continue;
+        }
         if produced.topic == "sink" {
             let key = (produced.key.clone(), if case.upserts() { 0 } else { i });
             let Some(value) = parsed else {
@@ -206,10 +216,12 @@ fn outputs(case: &Case, broker: &Broker) -> Result<Final, String> {
         match case.shape {
             Shape::Rows => got.rows.push(value["v"].as_i64().ok_or_else(|| format!("no value in {value}"))?),
             Shape::Windows { .. } => got.windows.push(window(case, value)?),
+            Shape::Process(_) => return Err(format!("not a row: {value}")),
         }
     }
     got.rows.sort_unstable();
     got.windows.sort();
+    got.given.sort();
     Ok(got)
 }
 

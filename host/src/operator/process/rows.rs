@@ -223,7 +223,7 @@ impl ProcessCloser {
 }
 
 /// The rows of a slot of waiting rows.
-fn split(mut value: &[u8], mut each: impl FnMut(&[u8])) -> std::result::Result<(), CodecError> {
+pub(super) fn split(mut value: &[u8], mut each: impl FnMut(&[u8])) -> std::result::Result<(), CodecError> {
     let corrupt = |why: &str| CodecError::Corrupt { what: "waiting rows", why: why.to_owned() };
     while !value.is_empty() {
         let (length, rest) = value.split_at_checked(LENGTH_BYTES).ok_or_else(|| corrupt("a length is cut off"))?;
