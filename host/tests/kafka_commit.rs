@@ -301,11 +301,12 @@ fn an_old_tree_does_not_bring_removed_keys_back() {
 }
 
 #[test]
-fn a_changelog_that_was_made_anew_starts_anew() {
+fn a_changelog_that_was_deleted_is_written_anew_from_a_tree_that_has_all_or_told_as_lost() {
     let job = Job::new("anew");
     let (mut committer, ..) = job.open(0);
-    committer.commit(epoch(1, &[("a", Some("1"))])).unwrap();
+    committer.commit(epoch(1, &[("a", Some("1")), ("b", Some("1"))])).unwrap();
     drop(committer);
+    drop(job.open(1));
     let admin: AdminClient<DefaultClientContext> = topics::client(&properties()).create().unwrap();
     let delete = || {
         let future = admin.delete_topics(&[job.changelog().leak() as &str], &AdminOptions::new());
@@ -314,17 +315,68 @@ fn a_changelog_that_was_made_anew_starts_anew() {
     };
     delete();
     let (mut committer, entries, meta) = job.open(0);
-    assert!(entries.is_empty() && meta.is_none(), "{entries:?}");
-    // Also when the new one is already longer than the tree's place in the old one: only the lineage tells them apart then.
-    committer.commit(epoch(1, &[("a", Some("1"))])).unwrap();
-    drop(committer);
-    delete();
-    (committer, ..) = job.open(1);
-    for n in 1..20 {
-        committer.commit(epoch(n, &[("b", Some("1"))])).unwrap();
+    assert_eq!((keys(&entries), epoch_of(meta)), (vec![("a", "1"), ("b", "1")], Some(1)));
+    // Also when the new one is already longer than the other tree's place in the old one: only the lineage tells them apart then.
+    for n in 2..20 {
+        committer.commit(epoch(n, &[("b", None), ("c", Some("1"))])).unwrap();
     }
     drop(committer);
-    assert_eq!(keys(&job.open(0).1), [("b", "1")]);
+    let (committer, entries, meta) = job.open(1);
+    assert_eq!((keys(&entries), epoch_of(meta)), (vec![("a", "1"), ("c", "1")], Some(19)));
+    drop(committer);
+    // One machine has no tree, the tree of the other is behind.
+    let (mut committer, ..) = job.open(0);
+    committer.commit(epoch(20, &[])).unwrap();
+    drop(committer);
+    std::fs::remove_dir_all(job.data(0)).unwrap();
+    delete();
+    for (machine, says) in [(0, "there is no local tree in"), (1, "has epoch 19, and may be behind")] {
+        let mut committer = kindling::output::open(job.spec(machine)).unwrap();
+        // Whatever was begun by the first attempt, the second says the same.
+        for _ in 0..2 {
+            let Err(CommitError::Lost(text)) = restore(&mut *committer) else { panic!("machine {machine}") };
+            for says in ["has nothing, but its consumer group's offsets were committed with epoch 20", &job.changelog(), says] {
+                assert!(text.contains(says), "`{says}` is not in: {text}");
+            }
+        }
+    }
+    let mut committer = kindling::output::open(job.spec(1)).unwrap();
+    committer.accept_loss();
+    let (entries, meta) = restore(&mut *committer).unwrap();
+    assert!(entries.is_empty() && meta.is_none());
+    committer.commit(epoch(1, &[("d", Some("1"))])).unwrap();
+    drop(committer);
+    assert_eq!(keys(&job.open(0).1), [("d", "1")]);
+}
+
+#[test]
+fn a_changelog_that_is_made_anew_under_a_running_job_is_found_by_its_offsets() {
+    let job = Job::new("under");
+    let (mut committer, ..) = job.open(0);
+    committer.commit(epoch(1, &[("a", Some("1"))])).unwrap();
+    committer.commit(epoch(2, &[("b", Some("1"))])).unwrap();
+    let admin: AdminClient<DefaultClientContext> = topics::client(&properties()).create().unwrap();
+    let future = admin.delete_topics(&[job.changelog().leak() as &str], &AdminOptions::new());
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let settings = [("cleanup.policy", "compact"), ("delete.retention.ms", "86400000")];
+    topics::create_with(&properties(), &job.changelog(), Some(4), &settings).unwrap();
+    let mut next = 3;
+    let started = Instant::now();
+    loop {
+        match committer.commit(epoch(next, &[("c", Some("1"))])) {
+            Err(CommitError::Aborted(why)) if why.contains("was made anew while the job ran") => break,
+            Err(CommitError::Aborted(_)) => {}
+            other => panic!("epoch {next}: {other:?}"),
+        }
+        assert!(started.elapsed() < Duration::from_secs(60));
+        next = restore(&mut *committer).unwrap().1.unwrap().epoch + 1;
+    }
+    let want = vec![("a", "1"), ("b", "1"), ("c", "1")];
+    let (entries, meta) = restore(&mut *committer).unwrap();
+    assert_eq!((keys(&entries), epoch_of(meta)), (want.clone(), Some(next)));
+    drop(committer);
+    assert_eq!(keys(&job.open(1).1), want);
 }
 
 #[test]
