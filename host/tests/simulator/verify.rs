@@ -125,6 +125,7 @@ fn row(case: &Case, (partition, _): At, epoch: &Epoch, item: &Item, counts: bool
     };
     // Bounds of the future are those of windows of time.
     let is_timed = case.is_timed();
+    let has_closed = processing || case.idles && is_timed;
     Row {
         partition,
         key: item.key.clone().filter(|_| case.keyed),
@@ -132,7 +133,8 @@ fn row(case: &Case, (partition, _): At, epoch: &Epoch, item: &Item, counts: bool
         written: item.written.filter(|_| is_timed),
         value: item.value,
         counts,
-        floor: if case.idles && is_timed { epoch.closed_before } else { i64::MIN },
+        // Epochs of one moment: what the first has closed is closed to the next.
+        floor: if has_closed { epoch.closed_before } else { i64::MIN },
     }
 }
 

@@ -32,13 +32,28 @@ impl Random {
 /// A kind of window; times in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    Hopping { duration: i64, slide: i64, offset: i64 },
-    Cumulative { size: i64, step: i64 },
-    Session { gap: i64 },
-    Count { every: i64, slide: i64 },
+    Hopping {
+        duration: i64,
+        slide: i64,
+        offset: i64,
+    },
+    Cumulative {
+        size: i64,
+        step: i64,
+    },
+    Session {
+        gap: i64,
+    },
+    Count {
+        every: i64,
+        slide: i64,
+    },
     Global,
     /// So many days by the clocks of Berlin, counted from 1970-01-01, or weeks from Monday.
-    Calendar { days: i64, weeks: bool },
+    Calendar {
+        days: i64,
+        weeks: bool,
+    },
 }
 
 impl Kind {
