@@ -6,6 +6,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+#[path = "support/files.rs"]
+mod files;
+
+use files::files_below;
 use kindling::config::spec::{KafkaSourceSpec, SinkSpec, SourceSpec, StartingOffsets};
 use kindling::element::PartitionName;
 use kindling::output::replay::Place;
@@ -564,15 +568,8 @@ fn a_tree_that_was_changed_on_the_disk_is_made_anew_from_the_changelog() {
     drop(committer);
     let want = job.open(1).1;
     let folder = job.spec(0).tree_path();
-    let mut files = Vec::new();
-    let mut folders = vec![folder];
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
-    }
-    let whole: Vec<_> = files.iter().map(|f| (f.clone(), std::fs::read(f).unwrap())).collect();
+    let files = files_below(&folder).into_iter().map(|f| folder.join(f));
+    let whole: Vec<_> = files.map(|f| (f.clone(), std::fs::read(f).unwrap())).collect();
     for (file, bytes) in whole.iter().filter(|(_, b)| !b.is_empty()) {
         for at in [0, bytes.len() / 3, bytes.len() - 1] {
             let mut changed = bytes.clone();

@@ -12,6 +12,8 @@ mod committer;
 #[path = "../support/definition.rs"]
 mod definition;
 mod disk;
+#[path = "../support/files.rs"]
+mod files;
 mod guests;
 mod mutants;
 mod run;
