@@ -5,6 +5,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+#[path = "support/files.rs"]
+mod files;
+
+use files::files_below;
 use fjall::{Database, KeyspaceCreateOptions, PersistMode};
 use kindling::config::spec::{KafkaSourceSpec, SinkSpec, SourceSpec, StartingOffsets};
 use kindling::config::{LoadOptions, load_str};
@@ -168,19 +172,6 @@ fn copy_of(name: &str, to: &Path) {
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         std::fs::copy(folder().join(name).join(&file), to).unwrap();
     }
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { found.push(path.strip_prefix(folder).unwrap().to_path_buf()) }
-        }
-    }
-    found.sort();
-    found
 }
 
 #[test]

@@ -74,6 +74,11 @@ impl Begin {
         self.restore.is_none() && self.from.is_none() && self.drop.is_empty()
     }
 
+    /// Whether it says what becomes of state that is lost.
+    pub(super) fn replaces_state(&self) -> bool {
+        self.restore.is_some() || !self.drop.is_empty() || (self.from.is_some() && !self.keep)
+    }
+
     /// What is asked for, as a text that is the same for the same; `id` is the savepoint's.
     fn how(&self, id: &str, plan: &Plan) -> String {
         let mut drop = self.drop.clone();
@@ -136,6 +141,7 @@ impl Begin {
         new.layout.clone_from(&plan.layout);
         new.operators = plan.operators();
         new.begun = Some(how.clone());
+        new.entries = Some(base.entries.len() as u64);
         let positions = positions(&mut new, &partitions, starts);
         let changes = changes(old, &base.entries);
         tracing::info!(epoch = new.epoch, entries = base.entries.len(), changes = changes.len(), "beginning as told: {how}");

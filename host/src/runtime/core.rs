@@ -484,6 +484,7 @@ impl JobCore {
             layout: self.plan.layout.clone(),
             operators: self.plan.operators(),
             begun: self.begun.clone(),
+            entries: Some(self.store.slots() as u64),
             files: BTreeMap::new(),
         }
     }

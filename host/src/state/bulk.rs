@@ -212,13 +212,15 @@ mod tests {
         assert_eq!(bulk.len(), 5_000);
         let sorted: Vec<_> = bulk.sorted().map(|(s, k, v)| ((s, k.to_vec()), v.map(<[u8]>::to_vec))).collect();
         let mut twice = Bulk::default();
-        (twice.append(bulk.clone()), twice.append(bulk.clone()));
+        twice.append(bulk.clone());
+        twice.append(bulk.clone());
         assert_eq!((twice.len(), twice.iter().nth(5_007)), (10_000, bulk.iter().nth(7)));
         assert!(twice.sorted().eq(bulk.sorted()));
         // Large ones are taken over as they are.
         let mut large = Bulk::default();
         large.push(7, b"large", Some(&vec![1; 3 * BLOCK_MAX]));
-        (large.append(twice.clone()), twice.append(large.clone()));
+        large.append(twice.clone());
+        twice.append(large.clone());
         assert_eq!((large.len(), twice.len(), large.iter().nth(5_008)), (10_001, 20_001, bulk.iter().nth(7)));
         assert!(twice.iter().eq(large.iter().skip(1).chain(large.iter())));
         assert_eq!(sorted, expected.into_iter().collect::<Vec<_>>());

@@ -1,6 +1,7 @@
 //! The table against a plain map, with all of it in memory, some, and none; and with a disk that loses or changes what it has.
 
 use super::*;
+use crate::state::files::files_below;
 use std::path::Path;
 
 /// A generator with one number as its state (PCG's multiplier).
@@ -279,17 +280,6 @@ fn timers_on_disk_go_off() {
     assert_eq!(due(&store, i64::MAX), [7]);
 }
 
-fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
-    let (mut found, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { found.push(path) }
-        }
-    }
-    found
-}
-
 /// Reads all slots, one by one or pane by pane; how many were wrong without a word.
 fn wrong(store: &Store, count: usize) -> (usize, Option<SpillError>) {
     let pane = PaneId { start: 0, from: 0 };
@@ -315,8 +305,10 @@ fn a_file_that_was_changed_is_told_or_does_no_harm() {
     let mut told = 0;
     for place in 0..24 {
         let store = on_disk(folder.path(), count);
-        let tables: Vec<_> = files_below(&folder.path().join("spill/keyspaces"))
+        let below = folder.path().join("spill/keyspaces");
+        let tables: Vec<_> = files_below(&below)
             .into_iter()
+            .map(|f| below.join(f))
             .filter(|f| f.parent().is_some_and(|p| p.ends_with("tables")))
             .collect();
         assert!(!tables.is_empty());

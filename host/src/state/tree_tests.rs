@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::state::bulk::Bulk;
+use crate::state::files::files_below;
 
 #[test]
 fn what_was_applied_is_there_after_opening_again() {
@@ -229,16 +230,4 @@ fn a_file_that_was_changed_is_told_or_does_no_harm() {
     }
     println!("{} files: {told} changes told, {unharmed} without harm", files.len());
     assert!(told > 0);
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { found.push(path.strip_prefix(folder).unwrap().to_path_buf()) }
-        }
-    }
-    found
 }

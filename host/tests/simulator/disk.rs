@@ -6,6 +6,7 @@
 
 use crate::broker::{Broker, META_KEY};
 use crate::definition::Random;
+use crate::files::files_below;
 use kindling::output::replay::{Place, REMOVALS_KEPT_MS, Stored, note};
 use kindling::output::{Change, CommitError};
 use kindling::state::bulk::Bulk;
@@ -168,18 +169,10 @@ pub fn harm(path: &Path, random: &mut Random) -> &'static str {
     }
 }
 
-/// The files below, in order.
-fn files(path: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
-    let mut all: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
-    all.sort();
-    all.into_iter().flat_map(|p| if p.is_dir() { files(&p) } else { vec![p] }).collect()
-}
-
 /// One of the files, by thousandths of all bytes that are written, and the place within it.
 fn place(path: &Path, at: u64) -> Option<(PathBuf, Vec<u8>, usize)> {
     let files: Vec<(PathBuf, Vec<u8>)> =
-        files(path).into_iter().filter_map(|p| Some((p.clone(), std::fs::read(&p).ok()?))).collect();
+        files_below(path).into_iter().map(|p| path.join(p)).filter_map(|p| Some((p.clone(), std::fs::read(&p).ok()?))).collect();
     // The journal is made long at once, and is zeros behind its end.
     let written = |bytes: &[u8]| bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
     let all: usize = files.iter().map(|(_, bytes)| written(bytes)).sum();

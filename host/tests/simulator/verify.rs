@@ -1,7 +1,7 @@
 //! What was committed against what the input and the definition say: nothing lost, nothing doubled, every row in one place.
 
 use crate::broker::{Broker, Committed};
-use crate::case::{Case, Guests, Item, Nature, Shape};
+use crate::case::{Case, ENDLESS, Guests, Item, Nature, Shape};
 use crate::definition::{Fate, Row, Window, expected};
 use crate::world::State;
 use serde_json::Value;
@@ -68,6 +68,7 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
     };
     let of: Vec<Row<Key>> = kept.iter().map(|(_, row)| row.clone()).collect();
     let (windows, fates) = expected(kind, case.window_bounds(), &of);
+    let may_fail = state.fails_on_any || case.guests == Guests::Hostile(ENDLESS);
     let mut late = BTreeMap::new();
     for ((at, row), fate) in kept.iter().zip(&fates) {
         let rejected = got.rejects.get(at);
@@ -77,7 +78,7 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
             (Fate::Future, None) if is_dropped => {}
             (Fate::Late(by), None) => late.extend((!is_dropped).then_some((*at, *by))),
             (Fate::Counted, None) => {}
-            (Fate::Counted, Some((_, true))) if state.fails_on_any || poisoned.contains(at) => {}
+            (Fate::Counted, Some((_, true))) if may_fail || poisoned.contains(at) => {}
             (fate, rejected) => return Err(format!("{row:?} at {at:?} is {fate:?}, and {rejected:?}")),
         }
         let must = matches!(case.guests, Guests::Hostile(_)) && poisoned.contains(at) && *fate == Fate::Counted;
@@ -116,7 +117,7 @@ impl Case {
         match self.shape {
             // Nothing is late, and nothing lies in the future.
             Shape::Windows { processing: true, .. } => {
-                crate::definition::Bounds { disorder: i64::MAX / 4, lateness: 0, max_future: i64::MAX / 4 }
+                crate::definition::Bounds { disorder: i64::MAX / 4, lateness: 0, max_future: i64::MAX / 4, ttl: None }
             }
             _ => self.bounds,
         }
@@ -124,19 +125,21 @@ impl Case {
 }
 
 fn row(case: &Case, (partition, _): At, epoch: &Epoch, item: &Item, counts: bool) -> Row<Key> {
-    let Shape::Windows { processing, kind, .. } = case.shape else {
+    let Shape::Windows { processing, .. } = case.shape else {
         return Row { partition, key: None, time: 0, written: None, value: item.value, counts, floor: i64::MIN };
     };
     // Bounds of the future are those of windows of time.
-    let is_timed = !matches!(kind, crate::definition::Kind::Count { .. } | crate::definition::Kind::Global);
+    let is_timed = case.is_timed();
+    let has_closed = processing || case.idles && is_timed;
     Row {
         partition,
         key: item.key.clone().filter(|_| case.keyed),
         time: if processing { epoch.now } else { item.time },
-        written: item.written.filter(|_| is_timed && !processing),
+        written: item.written.filter(|_| is_timed),
         value: item.value,
         counts,
-        floor: if case.idles && is_timed && !processing { epoch.closed_before } else { i64::MIN },
+        // Epochs of one moment: what the first has closed is closed to the next.
+        floor: if has_closed { epoch.closed_before } else { i64::MIN },
     }
 }
 
@@ -226,7 +229,8 @@ fn outputs(case: &Case, broker: &Broker) -> Result<Final, String> {
 }
 
 fn window(case: &Case, value: &Value) -> Result<(Window<Key>, Option<i64>), String> {
-    if case.upserts() && value["isFinal"] != true {
+    // A key that is forgotten gives no last result.
+    if case.upserts() && value["isFinal"] != true && case.bounds.ttl.is_none() {
         return Err(format!("not final in the end: {value}"));
     }
     let number = |name: &str| value[name].as_i64().ok_or_else(|| format!("no {name} in {value}"));

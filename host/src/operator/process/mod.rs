@@ -73,7 +73,7 @@ impl ProcessCloser {
     ///
     /// # Errors
     /// [`CodecError`] where bytes do not read back.
-    pub fn read<'a>(&self, slots: impl Iterator<Item = &'a [u8]>) -> Result<(Vec<Kept>, Vec<ArrayRef>), CodecError> {
+    pub fn read(&self, slots: &[&[u8]]) -> Result<(Vec<Kept>, Vec<ArrayRef>), CodecError> {
         kept::decode(&self.states, slots)
     }
 

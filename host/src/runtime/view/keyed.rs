@@ -96,7 +96,8 @@ impl Keyed {
     }
 
     fn batch(&self, keys: &RowCodec, rows: &[Stored<'_>]) -> Result<RecordBatch> {
-        let (kept, states) = self.process.read(rows.iter().filter_map(|r| r.slot)).map_err(corrupt)?;
+        let slots: Vec<&[u8]> = rows.iter().filter_map(|r| r.slot).collect();
+        let (kept, states) = self.process.read(&slots).map_err(corrupt)?;
         // Which of the slots that were read each row has.
         let mut read = 0..kept.len() as u32;
         let places: UInt32Array = rows.iter().map(|row| row.slot.and_then(|_| read.next())).collect();
