@@ -11,6 +11,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use support::swipes::{Matches, Random, Swipes, add, expected};
 use support::*;
@@ -53,14 +55,19 @@ fn size(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a whole number"))
 }
 
-/// Sends swipes at a steady pace.
-fn feed(topic: &str, swipes: Swipes, per_second: u64) {
-    let (producer, mut value, started) = (producer(), Vec::new(), Instant::now());
+/// Sends swipes at a pace, in portions: a tenth of it where more than `portions` allow were sent. So rows flow until the last fault is over, and
+/// a new version, which takes over with the next epoch that has any, never waits for them.
+fn feed(topic: &str, swipes: Swipes, per_second: f64, portion: u64, portions: &AtomicU64) {
+    let (producer, mut value, mut last, mut due) = (producer(), Vec::new(), Instant::now(), 0.0);
     for (n, swipe) in swipes.enumerate() {
-        while n as u64 > (started.elapsed().as_secs_f64() * per_second as f64) as u64 {
+        while due < 1.0 {
             producer.poll(Duration::ZERO);
             std::thread::sleep(Duration::from_millis(2));
+            let is_ahead = n as u64 >= portion * portions.load(Ordering::Relaxed);
+            due += last.elapsed().as_secs_f64() * if is_ahead { per_second / 10.0 } else { per_second };
+            last = Instant::now();
         }
+        due -= 1.0;
         value.clear();
         swipe.write(&mut value).expect("a Vec takes it");
         send(&producer, topic, swipe.partition(PARTITIONS), &value);
@@ -118,9 +125,11 @@ fn matches_are_exactly_those_of_a_plain_computation_whatever_is_killed_or_swappe
     let (kills, swaps) = (size("KINDLING_KILLS", 3), size("KINDLING_SWAPS", 4));
     let topic = unique("matches");
     create_topic(&topic, PARTITIONS);
-    let (to, rate) = (topic.clone(), size("KINDLING_RATE", 20_000));
-    // Rows must flow while versions are compiled.
-    let feeding = std::thread::spawn(move || feed(&to, Swipes::new(SEED, swipes, pairs), rate));
+    let faults = kills + swaps;
+    let (to, rate, portion) = (topic.clone(), size("KINDLING_RATE", 20_000), swipes / (faults + 2));
+    let portions = Arc::new(AtomicU64::new(2));
+    let allowed = Arc::clone(&portions);
+    let feeding = std::thread::spawn(move || feed(&to, Swipes::new(SEED, swipes, pairs), rate as f64, portion, &allowed));
 
     let job = Job::new(&pipeline(&topic));
     // The second version's rows have a column more, so there is no way back: the first half of the swaps are among copies of the first.
@@ -133,24 +142,32 @@ fn matches_are_exactly_those_of_a_plain_computation_whatever_is_killed_or_swappe
     drop_in(0);
     let progress = Progress::of(&topic);
     let mut random = Random(SEED);
-    let (faults, mut swapped, mut killed) = (kills + swaps, 0, 0);
-    let mut child = job.start(&[]);
+    let (mut swapped, mut killed) = (0, 0);
+    // A version that comes while a process starts takes nothing over: it is what the process starts with.
+    let start = |starts: u64| {
+        let child = job.start(&[]);
+        job.wait_for("restored", starts as usize);
+        child
+    };
+    let mut child = start(1);
     for fault in 0..faults {
-        progress.wait_for(swipes * (fault + 1) / (faults + 2), &job);
+        progress.wait_for(portion * (fault + 1), &job);
         // Kills are spread among the swaps.
         if (fault + 1) * kills / faults > killed {
             killed += 1;
             std::thread::sleep(Duration::from_millis(random.below(200)));
             child.kill().expect("killed");
             child.wait().expect("gone");
-            child = job.start(&[]);
+            child = start(killed + 1);
         } else {
             swapped += 1;
             let before = job.log_text().matches("has taken over").count();
             drop_in(swapped);
             job.wait_for("has taken over", before + 1);
         }
+        portions.fetch_add(1, Ordering::Relaxed);
     }
+    portions.store(u64::MAX / portion.max(1), Ordering::Relaxed);
     assert_eq!((killed, swapped), (kills, swaps));
     let rows = progress.rows().unwrap_or(swipes);
     assert!(child.try_wait().expect("a status").is_none(), "{}", job.log_text());
