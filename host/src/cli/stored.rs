@@ -76,6 +76,10 @@ impl StoredArgs {
     /// # Errors
     /// Where there is none, or it can't be read.
     pub fn open(&self, pipeline: &Pipeline, plan: &Plan, key: Option<&[u8]>) -> Result<Stored, Error> {
+        if plan.chain().count() > 1 {
+            let text = "the pipeline has several operations with state, which can't be shown yet; `kindling savepoint` copies it";
+            return Err(Error::new(Kind::Config, text));
+        }
         let stored = self.find(pipeline, key)?;
         let differences = carry::differences(&carry::stored(&stored.meta, plan), &plan.operators());
         match differences.as_slice() {

@@ -60,12 +60,28 @@ pub struct Meta {
     /// The same by the name of the operator that has the state; empty in what was stored before operators had names.
     #[serde(default)]
     pub operators: BTreeMap<String, String>,
+    /// Of the operators with state behind the first one, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<BehindMeta>,
     /// How the process that runs the job was told to begin (`--restore`, `--from`, `--drop-state`): it is done once, not at each restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<String>,
     /// Length of each file sink in bytes after this epoch, by sink role (`sink`, `late`, `rejects`, `output/NAME`); set by the committer.
     #[serde(default)]
     pub files: BTreeMap<String, u64>,
+}
+
+/// What must be known of an operator with state behind another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BehindMeta {
+    /// Name.
+    pub operator: String,
+    /// Rows that it has been given.
+    pub rows: i64,
+    /// Watermark of those.
+    pub watermark: i64,
+    /// Watermark that its windows have been closed up to.
+    pub closed: i64,
 }
 
 fn never() -> i64 {
@@ -101,6 +117,15 @@ impl EpochCommit {
             && self.late.is_empty()
             && self.rejects.is_empty()
             && self.changes.is_empty()
+    }
+
+    /// Takes in what an operator behind the one of this commit does in the same epoch.
+    pub fn absorb(&mut self, behind: Self) {
+        self.outputs.extend(behind.outputs);
+        self.named.extend(behind.named);
+        self.late.extend(behind.late);
+        self.rejects.extend(behind.rejects);
+        self.changes.extend(behind.changes);
     }
 
     /// The epoch's number as its newtype.

@@ -61,7 +61,7 @@ struct InCommit {
     counts: Counts,
     lateness: RowLateness,
     closed: i64,
-    sizes: Sizes,
+    sizes: Vec<Sizes>,
     plan: Arc<Plan>,
 }
 
@@ -422,7 +422,7 @@ impl<O: Outside> Driver<O> {
             counts,
             lateness,
             closed: self.core.closed(),
-            sizes: self.core.sizes(),
+            sizes: self.core.operator_sizes(),
             plan: Arc::clone(plan),
         });
         self.handed_over = Some((commit.positions.clone(), commit.meta.closed));
@@ -458,7 +458,8 @@ impl<O: Outside> Driver<O> {
             outputs: &waiting.outputs,
             counts: waiting.counts,
             closed: waiting.closed,
-            sizes: waiting.sizes,
+            sizes: waiting.sizes.iter().copied().sum(),
+            operator_sizes: &waiting.sizes,
             commit_time,
             plan: &waiting.plan,
         };
