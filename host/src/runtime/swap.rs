@@ -211,7 +211,7 @@ impl Swapper {
             return Ok(fresh.then_some(false));
         }
         let next = crate::plan::build(&self.pipeline, &plugins).map_err(|e| e.to_string())?;
-        for (new, old) in next.chain().zip(plan.chain()).filter(|(new, old)| new.layout != old.layout) {
+        if let Some((new, old)) = next.chain().zip(plan.chain()).find(|(new, old)| new.layout != old.layout) {
             return Err(format!("its state is laid out differently: `{}` instead of `{}`", new.layout, old.layout));
         }
         // A process may give more than before: what readers know of its rows must still be there.
