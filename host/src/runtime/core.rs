@@ -231,8 +231,7 @@ impl JobCore {
         std::iter::successors(Some(self), |core| core.next.as_ref().map(|next| &next.core))
     }
 
-    /// What is open: panes and their keys, the oldest event that waits, the watermark that closes the next window. None without a window.
-    /// Goes over all panes.
+    /// What is open: panes, the oldest event that waits, the watermark that closes the next window. None without a window. Goes over all panes.
     pub fn open_windows(&self) -> Option<OpenWindows> {
         let assigner = self.plan.window.as_ref()?.assigner();
         let oldest = self.store.panes().next();
@@ -242,6 +241,11 @@ impl JobCore {
             oldest: oldest.map(|pane| pane.start).filter(|start| *start > i64::MIN),
             next_close,
         })
+    }
+
+    /// The state machines of the operators with state behind this one, in order.
+    pub fn behind(&self) -> impl Iterator<Item = &Self> {
+        self.operators().skip(1)
     }
 
     /// What the next epoch starts from.
