@@ -447,7 +447,12 @@ impl JobCore {
         closed.taken.into_iter().for_each(|(pane, key)| self.store.taken(pane, key));
         self.owes = closed.owes;
         changes.extend(self.store.apply(closed.updates, &closed.removed)?);
-        commit.changes.extend(changes.into_iter().map(|change| self.numbered(change)));
+        self.mark(&mut changes);
+        // Those of the operators behind are there already.
+        match commit.changes.is_empty() {
+            true => commit.changes = changes,
+            false => commit.changes.extend(changes),
+        }
         self.epoch += 1;
         let counts = &mut self.counts;
         counts.expired += closed.expired;

@@ -111,8 +111,9 @@ impl JobCore {
     ) -> Result<()> {
         let Some(next) = &self.next else { return Ok(()) };
         let (now, reached, time) = times;
-        // Results that are still owed are not late.
-        let watermark = if closed.owes { i64::MIN } else { self.results_from(next.bound, reached) };
+        // Results that are still owed are not late; and nothing is, over processing time.
+        let waits = closed.owes || next.core.plan.window.as_ref().is_some_and(|w| w.processing_time);
+        let watermark = if waits { i64::MIN } else { self.results_from(next.bound, reached) };
         let watermark = if watermark == i64::MIN { watermark } else { watermark.saturating_sub(next.out_of_orderness()) };
         let has_ended = now == i64::MAX && !closed.owes;
         if let Some(next) = &mut self.next {

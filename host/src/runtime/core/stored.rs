@@ -28,14 +28,12 @@ impl JobCore {
         if self.number == 0 { Vec::new() } else { [&MARK[..], &[self.number]].concat() }
     }
 
-    /// A change as it is stored.
-    pub(super) fn numbered(&self, change: Change) -> Change {
-        if self.number == 0 {
-            return change;
+    /// Makes changes what is stored of them.
+    pub(super) fn mark(&self, changes: &mut [Change]) {
+        let prefix = self.prefix();
+        if !prefix.is_empty() {
+            changes.iter_mut().for_each(|change| drop(change.key.splice(0..0, prefix.iter().copied())));
         }
-        let mut key = self.prefix();
-        key.extend_from_slice(&change.key);
-        Change { key, ..change }
     }
 
     fn behind_meta(&self) -> BehindMeta {
