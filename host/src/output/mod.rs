@@ -13,8 +13,10 @@ pub mod transaction;
 use crate::config::spec::{SinkSpec, SourceSpec};
 use crate::element::{EpochId, PartitionName};
 use crate::error::Kind;
+use crate::plugin::GuestError;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A record on its way out: to a Kafka topic, or as a line of a file (the value alone).
@@ -101,6 +103,8 @@ pub struct EpochCommit {
     pub late: Vec<OutRecord>,
     /// Rejected rows, for the `rejects` side output.
     pub rejects: Vec<OutRecord>,
+    /// Plugin and version of the guest that each of them failed on, in their order; none where no guest did. For counters.
+    pub blamed: Vec<Option<(Arc<str>, Arc<str>)>>,
     /// Dirty slots.
     pub changes: Vec<Change>,
     /// Next offset of each partition, index as in [`crate::ingest::Source::partitions`].
@@ -119,12 +123,19 @@ impl EpochCommit {
             && self.changes.is_empty()
     }
 
+    /// Sets a row aside, which `guest` failed on if one did.
+    pub fn reject(&mut self, row: OutRecord, guest: Option<&GuestError>) {
+        self.rejects.push(row);
+        self.blamed.push(guest.map(|guest| (Arc::clone(&guest.plugin), Arc::clone(&guest.version))));
+    }
+
     /// Takes in what an operator behind the one of this commit does in the same epoch.
     pub fn absorb(&mut self, behind: Self) {
         self.outputs.extend(behind.outputs);
         self.named.extend(behind.named);
         self.late.extend(behind.late);
         self.rejects.extend(behind.rejects);
+        self.blamed.extend(behind.blamed);
         self.changes.extend(behind.changes);
     }
 

@@ -352,7 +352,7 @@ impl<O: Outside> Driver<O> {
             let policy = if self.on_probation(&plan) { FaultPolicy::Fail } else { FaultPolicy::Isolate };
             match self.core.close(&tasks, &progress, policy) {
                 Ok(Outcome::Commit(commit)) => {
-                    self.note_rejects(&tasks);
+                    self.note_rejects(&commit);
                     let mut lateness = RowLateness::default();
                     tasks.iter().for_each(|t| lateness.add(&t.lateness));
                     return self.hand_over(*commit, lateness, &plan, observer, total);
@@ -391,12 +391,10 @@ impl<O: Outside> Driver<O> {
         Ok(fresh)
     }
 
-    fn note_rejects(&self, tasks: &[TaskEpoch]) {
-        for reject in tasks.iter().flat_map(|t| &t.rejects) {
-            match &reject.error.guest {
-                Some(guest) => self.metrics.rejected_by(&guest.plugin, &guest.version),
-                None => self.metrics.rejected_by("", ""),
-            }
+    fn note_rejects(&self, commit: &EpochCommit) {
+        for blamed in &commit.blamed {
+            let (plugin, version) = blamed.as_ref().map_or(("", ""), |(plugin, version)| (plugin, version));
+            self.metrics.rejected_by(plugin, version);
         }
     }
 

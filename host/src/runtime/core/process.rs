@@ -69,9 +69,9 @@ impl JobCore {
         let mut rejects = processed.rejects;
         rejects.sort_by_key(|(task, reject)| (*task, reject.batch, reject.row));
         for (task, reject) in &rejects {
-            commit.rejects.push(self.rejected(&tasks[*task], reject)?);
+            self.reject(&tasks[*task], reject, commit)?;
         }
-        commit.rejects.extend(processed.set_aside.iter().map(|aside| self.rejected_result(&aside.what, &[], &aside.error)));
+        processed.set_aside.iter().for_each(|aside| self.reject_result(&aside.what, &[], &aside.error, commit));
         Ok(())
     }
 }

@@ -45,7 +45,7 @@ impl JobCore {
                         good = fault.items.end;
                         let error = RowError::of(&fault.error);
                         for i in fault.items {
-                            commit.rejects.push(self.rejected_result(&row_text(batch, i), &[], &error));
+                            self.reject_result(&row_text(batch, i), &[], &error, commit);
                         }
                     }
                     self.write_parts(&run(good..batch.num_rows())?, commit)?;
@@ -76,8 +76,8 @@ impl JobCore {
         self.encoder.encode(batch).map_err(|e| DataFusionError::External(e.into()))
     }
 
-    /// A row that is set aside.
-    pub(super) fn rejected(&self, task: &TaskEpoch, reject: &RejectedRow) -> Result<OutRecord> {
+    /// Sets a row aside.
+    pub(super) fn reject(&self, task: &TaskEpoch, reject: &RejectedRow, commit: &mut EpochCommit) -> Result<()> {
         let raw = &task.input[reject.batch];
         let value = self.value(raw, reject.row)?;
         let row = Reject {
@@ -86,7 +86,8 @@ impl JobCore {
             reason: &reject.error.reason,
             guest: reject.error.guest.as_ref(),
         };
-        Ok(row.to_record())
+        commit.reject(row.to_record(), row.guest);
+        Ok(())
     }
 
     fn from(&self, raw: &RawBatch) -> From<'_> {
@@ -119,7 +120,7 @@ impl JobCore {
                 commit.late.push(row.to_record());
             }
             for reject in &task.rejects {
-                commit.rejects.push(self.rejected(task, reject)?);
+                self.reject(task, reject, commit)?;
             }
         }
         let Some(closer) = &self.closer else { return Ok(()) };
@@ -128,17 +129,18 @@ impl JobCore {
                 closer.keys().decode(std::iter::once(bad.key.as_ref())).map_err(|e| DataFusionError::External(e.into()))?;
             let keys: Vec<String> = keys.iter().map(|k| display(k.as_ref(), 0)).collect();
             let what = format!("window {} of key ({})", bad.window, keys.join(", "));
-            commit.rejects.push(self.rejected_result(&what, &bad.state, &bad.error));
+            self.reject_result(&what, &bad.state, &bad.error, commit);
         }
         Ok(())
     }
 
-    /// A result that could not be made; there is no single record to blame.
-    pub(super) fn rejected_result(&self, what: &str, state: &[u8], error: &RowError) -> OutRecord {
+    /// Sets a result aside that could not be made; there is no single record to blame.
+    pub(super) fn reject_result(&self, what: &str, state: &[u8], error: &RowError, commit: &mut EpochCommit) {
         let from = if self.number == 0 { From::Nowhere } else { From::Given(&self.plan.operator) };
         let record = Record { offset: -1, timestamp: None, key: None, value: Some(state) };
         let reason = format!("{what}: {}", error.reason);
-        Reject { from, record: Some(record), reason: &reason, guest: error.guest.as_ref() }.to_record()
+        let row = Reject { from, record: Some(record), reason: &reason, guest: error.guest.as_ref() };
+        commit.reject(row.to_record(), row.guest);
     }
 }
 
