@@ -1,5 +1,6 @@
 //! What flows: records as a source gave them, and the newtypes of time and position that everything shares.
 
+use arrow::array::RecordBatch;
 use std::fmt;
 use std::sync::Arc;
 
@@ -64,6 +65,36 @@ pub trait Records: Send {
     fn headers(&self, i: usize) -> Vec<(String, Option<Vec<u8>>)>;
     /// Bytes of keys and values.
     fn bytes(&self) -> usize;
+    /// The rows as columns, where they are no records of the input but results of an operation; those have neither key nor value.
+    fn results(&self) -> Option<&RecordBatch> {
+        None
+    }
+}
+
+/// Results of an operation, which the next one is given as if they were records: their offsets count them since the job began.
+pub struct ResultRows {
+    /// The rows.
+    pub rows: RecordBatch,
+    /// Offset of the first.
+    pub first: i64,
+}
+
+impl Records for ResultRows {
+    fn len(&self) -> usize {
+        self.rows.num_rows()
+    }
+    fn record(&self, i: usize) -> Record<'_> {
+        Record { offset: self.first + i as i64, timestamp: None, key: None, value: None }
+    }
+    fn headers(&self, _: usize) -> Vec<(String, Option<Vec<u8>>)> {
+        Vec::new()
+    }
+    fn bytes(&self) -> usize {
+        0
+    }
+    fn results(&self) -> Option<&RecordBatch> {
+        Some(&self.rows)
+    }
 }
 
 /// Records of one partition in offset order, as a source gave them.

@@ -9,8 +9,8 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use support::*;
 
-const EXAMPLES: [&str; 5] =
-    ["experiment_counts", "check_in_counts", "latest_location", "user_sessions", "speculative_hourly_counts"];
+const EXAMPLES: [&str; 6] =
+    ["experiment_counts", "check_in_counts", "latest_location", "user_sessions", "speculative_hourly_counts", "busiest_minutes"];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/pipelines")
@@ -73,7 +73,7 @@ impl Example {
         let [_, sink, late, rejects] = &self.topics;
         let json = |text: &String| serde_json::from_str::<Value>(text).expect("JSON");
         let expect = &self.scenario.expect;
-        let is_table = !name.ends_with("sessions") && name != "experiment_counts";
+        let is_table = !["user_sessions", "experiment_counts", "busiest_minutes"].contains(&name);
         let mut found: Vec<Value> = match is_table {
             true => read_table(sink).into_values().collect(),
             false => read_committed(sink).iter().map(json).collect(),

@@ -139,7 +139,7 @@ fn warn(problems: &[PluginProblem]) {
 }
 
 fn summary(plan: &Plan) -> String {
-    let columns: Vec<&str> = plan.output.fields().iter().map(|f| f.name().as_str()).collect();
+    let columns: Vec<&str> = plan.last().output.fields().iter().map(|f| f.name().as_str()).collect();
     let guests = match plan.guests.len() {
         0 => "no guests".to_owned(),
         1 => "1 guest".to_owned(),

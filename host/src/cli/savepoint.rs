@@ -46,7 +46,10 @@ pub fn savepoint(args: &SavepointArgs) -> Result<(), Error> {
     if args.stored.from_savepoint.is_some() {
         return Err(Error::new(Kind::Config, "--from-savepoint is for `kindling state`; a savepoint is copied as a file"));
     }
-    let (pipeline, plan) = args.stored.plan()?;
+    if args.stored.operator.is_some() {
+        return Err(Error::new(Kind::Config, "--operator is for `kindling state`; a savepoint has the state of all"));
+    }
+    let (pipeline, plan) = args.stored.whole_plan()?;
     let mut stored = if args.from_tree { args.stored.tree(&pipeline)? } else { args.stored.truth(&pipeline)? };
     let error = |e: crate::state::savepoint::SavepointError| Error::new(e.kind(), e.to_string());
     // What was stored before operators had names gets them here; the rest stays as the job that wrote it had it.

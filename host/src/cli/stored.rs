@@ -9,6 +9,7 @@ use crate::output::local::read_meta;
 use crate::output::{Change, CommitError, CommitSpec, Meta, RestoreProgress, replay, topics};
 use crate::plan::Plan;
 use crate::runtime::carry;
+use crate::runtime::core::operator_of;
 use crate::runtime::restoring::grouped;
 use crate::state::savepoint::{Savepoint, SavepointError};
 use crate::state::tree::{Tree, TreeError};
@@ -33,6 +34,9 @@ pub struct StoredArgs {
     /// Folder of the local tree.
     #[arg(long, default_value = ".kindling")]
     pub data_dir: PathBuf,
+    /// Show the state of this operator (`name` in the pipeline), where several have state.
+    #[arg(long, value_name = "NAME")]
+    pub operator: Option<String>,
     /// Where plugins and connections are, and what is overridden.
     #[command(flatten)]
     pub context: Context,
@@ -44,6 +48,8 @@ pub struct Stored {
     pub meta: Meta,
     /// Where it was read from, in words.
     pub origin: String,
+    /// Number of the operator whose entries are given, as those of a job's first; none: all, as they are stored.
+    number: Option<usize>,
     entries: Entries,
 }
 
@@ -54,11 +60,36 @@ enum Entries {
 }
 
 impl StoredArgs {
+    /// The pipeline, and the plan of the operator whose state is asked for.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or which operators there are.
+    pub fn plan(&self) -> Result<(Pipeline, Plan), Error> {
+        let (pipeline, plan) = self.whole_plan()?;
+        let names: Vec<&String> = pipeline.operators.iter().collect();
+        let chosen = match &self.operator {
+            None if names.len() > 1 => {
+                let names: Vec<String> = names.iter().map(|n| format!("--operator {n}")).collect();
+                let text = format!("several operations of the pipeline have state: add {}", names.join(" or "));
+                return Err(Error::new(Kind::Config, text));
+            }
+            None => Some(&plan),
+            Some(name) => plan.chain().find(|p| p.has_state() && p.operator == *name),
+        };
+        let unknown = || {
+            let name = self.operator.as_deref().unwrap_or_default();
+            let known = crate::config::operators::unknown(name, names.iter().copied());
+            Error::new(Kind::Config, format!("--operator {name}: no operator has this name; {known}"))
+        };
+        let chosen = Plan { next: None, ..chosen.ok_or_else(unknown)?.clone() };
+        Ok((pipeline, chosen))
+    }
+
     /// The pipeline and its plan.
     ///
     /// # Errors
     /// What is wrong with the file.
-    pub fn plan(&self) -> Result<(Pipeline, Plan), Error> {
+    pub fn whole_plan(&self) -> Result<(Pipeline, Plan), Error> {
         if !self.pipeline.is_file() {
             return Err(Error::new(
                 Kind::Config,
@@ -71,13 +102,23 @@ impl StoredArgs {
         self.context.plan_of(&self.pipeline)
     }
 
-    /// Finds the state; of one key (encoded) where only that is needed and the source can tell it apart.
+    /// Finds the state of an operator; of one key (encoded) where only that is needed and the source can tell it apart.
     ///
     /// # Errors
     /// Where there is none, or it can't be read.
     pub fn open(&self, pipeline: &Pipeline, plan: &Plan, key: Option<&[u8]>) -> Result<Stored, Error> {
-        let stored = self.find(pipeline, key)?;
-        let differences = carry::differences(&carry::stored(&stored.meta, plan), &plan.operators());
+        let mut stored = self.find(pipeline, key)?;
+        let mut operators = carry::stored(&stored.meta, plan);
+        let behind = stored.meta.behind.iter().position(|b| b.operator == plan.operator);
+        if let Some(at) = behind {
+            stored.meta.closed = stored.meta.behind[at].closed;
+        }
+        stored.number = Some(behind.map_or(0, |at| at + 1));
+        // Of the others only where this one is missing: it may have another name.
+        if operators.contains_key(&plan.operator) {
+            operators.retain(|name, _| *name == plan.operator);
+        }
+        let differences = carry::differences(&operators, &plan.operators());
         match differences.as_slice() {
             [] => Ok(stored),
             some => {
@@ -100,6 +141,7 @@ impl StoredArgs {
             return Ok(Stored {
                 meta: savepoint.header().meta.clone(),
                 origin,
+                number: None,
                 entries: Entries::Savepoint(Box::new(savepoint)),
             });
         }
@@ -148,7 +190,15 @@ impl Stored {
     pub fn entries(&mut self, each: &mut dyn FnMut(Change) -> Result<(), Error>) -> Result<(), Error> {
         // The sources give entries to a function that can't fail: what comes after a failure is passed over.
         let mut failed = None;
-        let mut take = |entry| {
+        let number = self.number;
+        let mut take = |mut entry: Change| {
+            if let Some(number) = number {
+                let (of, key) = operator_of(&entry.key).map_or((0, &entry.key[..]), |(of, key)| (usize::from(of), key));
+                if of != number {
+                    return;
+                }
+                entry.key = key.to_vec();
+            }
             if failed.is_none() {
                 failed = each(entry).err();
             }
@@ -213,7 +263,7 @@ fn running(from: &str, pipeline: &Pipeline, key: Option<&[u8]>) -> Result<Stored
         return Err(Error::new(Kind::Config, format!("{from} runs the job {job}, and the pipeline is {asked}")));
     }
     let origin = format!("the running job at {from}");
-    Ok(Stored { meta: savepoint.header().meta.clone(), origin, entries: Entries::Savepoint(Box::new(savepoint)) })
+    Ok(Stored { meta: savepoint.header().meta.clone(), origin, number: None, entries: Entries::Savepoint(Box::new(savepoint)) })
 }
 
 fn local(path: &Path, has_changelog: bool) -> Result<Stored, Error> {
@@ -231,7 +281,7 @@ fn local(path: &Path, has_changelog: bool) -> Result<Stored, Error> {
     };
     let meta = meta.ok_or_else(|| nothing(&what))?;
     let behind = if has_changelog { " (it may be behind: --from-changelog reads the truth)" } else { "" };
-    Ok(Stored { meta, origin: format!("{what}{behind}"), entries: Entries::Tree(tree, None) })
+    Ok(Stored { meta, origin: format!("{what}{behind}"), number: None, entries: Entries::Tree(tree, None) })
 }
 
 /// The changelog, brought into a tree of its own that is thrown away. Where epochs were committed meanwhile it is of no one moment:
@@ -271,7 +321,12 @@ fn replayed(changelog: &Changelog, data_dir: &Path, strict: bool) -> Result<Stor
     }
     let meta = replayed.stored.ok_or_else(|| nothing(&format!("the changelog {topic}")))?.meta;
     let moving = if moved { " (the job runs, so this is not of one moment: --from asks it)" } else { "" };
-    Ok(Stored { meta, origin: format!("the changelog {topic}{moving}"), entries: Entries::Tree(tree, Some(scratch)) })
+    Ok(Stored {
+        meta,
+        origin: format!("the changelog {topic}{moving}"),
+        number: None,
+        entries: Entries::Tree(tree, Some(scratch)),
+    })
 }
 
 /// A folder that is removed at the end.

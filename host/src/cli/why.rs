@@ -4,7 +4,7 @@ use super::endpoint::{find, is_called};
 use super::table::table;
 use crate::ask::ask;
 use crate::error::{Error, Kind};
-use crate::runtime::why::{OperatorLateness, PartitionWhy, Why, WindowRows};
+use crate::runtime::why::{OperatorLateness, PartitionWhy, Why, WindowRows, WindowsWhy};
 use crate::size::format_size;
 use crate::time::{format_span, write_rfc3339};
 use clap::Args;
@@ -132,7 +132,16 @@ fn partitions(why: &Why, all: bool) {
 }
 
 fn windows(why: &Why) {
-    let Some(open) = &why.windows else { return };
+    if let Some(open) = &why.windows {
+        opened(open);
+    }
+    for behind in &why.behind {
+        say!("\n{}, behind it: watermark {}", behind.operator, time(behind.watermark));
+        opened(&behind.windows);
+    }
+}
+
+fn opened(open: &WindowsWhy) {
     let size = format_size(open.bytes);
     let place = match open.disk_slots {
         0 => String::new(),

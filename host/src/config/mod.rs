@@ -106,13 +106,12 @@ fn pipeline(node: Node, file: &str, text: &str, connections: &Connections, fault
     let (source, pace) = source.map_or((None, spec::PaceSpec::default()), |(source, pace)| (Some(source), pace));
     let place = fields.place();
     let mut nodes = fields.list("pipeline", faults);
-    let operator = nodes.iter_mut().find_map(|n| operators::take_name(n, faults));
+    let operators = operators::take_names(&mut nodes, faults);
     let operations: Vec<_> = nodes.into_iter().filter_map(|n| operations::operation(n, connections, faults)).collect();
     if operations.is_empty() && faults.is_empty() {
         faults.push(Fault::new(place, "the pipeline needs `pipeline`: a list of operations"));
     }
-    let is_process = operations.iter().any(|o| matches!(o.value, spec::Operation::Process(_)));
-    let default = if is_process { operators::PROCESS } else { operators::WINDOW_AGGREGATE };
+    processes::check_outputs(&operations, faults);
     let sink = fields.take("sink").map(|n| endpoints::sink(n, "sink", connections, faults));
     let (mut late, mut rejects) = (None, None);
     if let Some(node) = fields.take("sideOutputs") {
@@ -144,7 +143,7 @@ fn pipeline(node: Node, file: &str, text: &str, connections: &Connections, fault
         pace,
         state,
         operations,
-        operator: operator.unwrap_or_else(|| default.to_owned()),
+        operators,
         sink: sink.unwrap_or(Some(SinkSpec::Stdout))?,
         late,
         rejects,

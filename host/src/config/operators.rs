@@ -1,4 +1,4 @@
-//! The name of a pipeline's operator with state: what its state is found by when the pipeline has changed.
+//! The names of a pipeline's operators with state: what their state is found by when the pipeline has changed.
 
 use crate::config::fault::{Fault, suggest};
 use crate::config::yaml::{Node, NodeValue};
@@ -8,13 +8,39 @@ pub const WINDOW_AGGREGATE: &str = "window_aggregate";
 /// Name of the keyed process where the file gives none.
 pub const PROCESS: &str = "process";
 
-/// Takes `name` off an operation that has state; none of any other.
-pub(super) fn take_name(node: &mut Node, faults: &mut Vec<Fault>) -> Option<String> {
-    let NodeValue::Map(members) = &mut node.value else { return None };
-    let has_state = |v: &NodeValue| matches!(v, NodeValue::Str(kind) if [WINDOW_AGGREGATE, PROCESS].contains(&kind.as_str()));
-    if !members.iter().any(|(k, v)| k.value == "operation" && has_state(&v.value)) {
-        return None;
+/// Takes `name` off the operations that have state: their names, in order. Without one an operator is called as its kind, with a number where
+/// that is taken.
+pub(super) fn take_names(nodes: &mut [Node], faults: &mut Vec<Fault>) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for node in nodes {
+        let Some(kind) = kind_with_state(node) else { continue };
+        let place = node.place;
+        let name = match take_name(node, faults) {
+            Some(name) if names.contains(&name) => {
+                let text =
+                    format!("there are two operators `{name}`: state is found by the name, so give this one another `name`");
+                faults.push(Fault::new(place, text));
+                continue;
+            }
+            Some(name) => name,
+            None => {
+                let numbered = (2..).map(|n| format!("{kind}_{n}"));
+                std::iter::once(kind.to_owned()).chain(numbered).find(|n| !names.contains(n)).unwrap_or_default()
+            }
+        };
+        names.push(name);
     }
+    names
+}
+
+fn kind_with_state(node: &Node) -> Option<&'static str> {
+    let NodeValue::Map(members) = &node.value else { return None };
+    let kind = members.iter().find(|(k, _)| k.value == "operation").map(|(_, v)| &v.value);
+    [WINDOW_AGGREGATE, PROCESS].into_iter().find(|name| matches!(kind, Some(NodeValue::Str(kind)) if kind == name))
+}
+
+fn take_name(node: &mut Node, faults: &mut Vec<Fault>) -> Option<String> {
+    let NodeValue::Map(members) = &mut node.value else { return None };
     let at = members.iter().position(|(k, _)| k.value == "name")?;
     let (_, node) = members.remove(at);
     match node.value {

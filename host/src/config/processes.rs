@@ -3,10 +3,11 @@
 use crate::config::decode::Fields;
 use crate::config::endpoints::{self, Connections};
 use crate::config::fault::{Fault, suggest};
-use crate::config::spec::{Order, Placed, ProcessSpec, SinkSpec};
+use crate::config::spec::{Operation, Order, Placed, ProcessSpec, SinkSpec};
 use crate::config::windows::positive;
 use crate::config::yaml::{Node, NodeValue};
 use crate::limits::MAX_FUTURE;
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// `process`.
@@ -70,4 +71,17 @@ fn outputs(node: Node, connections: &Connections, faults: &mut Vec<Fault>) -> Ve
         found.extend(endpoints::sink(node, &name.value, connections, faults).map(|sink| (name, sink)));
     }
     found
+}
+
+/// A sink belongs to one process's output: its role is the output's name.
+pub fn check_outputs(operations: &[Placed<Operation>], faults: &mut Vec<Fault>) {
+    let mut names = HashSet::new();
+    for operation in operations {
+        let Operation::Process(process) = &operation.value else { continue };
+        for (name, _) in process.outputs.iter().filter(|(name, _)| !names.insert(&name.value)) {
+            let text =
+                format!("another process has an output `{}` with a sink: of two processes these names must differ", name.value);
+            faults.push(Fault::new(name.place, text));
+        }
+    }
 }

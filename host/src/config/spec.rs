@@ -1,5 +1,6 @@
 //! A pipeline as declared: connections resolved, durations and expressions still as they were written where the plan reads them.
 
+use super::operators::WINDOW_AGGREGATE;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -42,8 +43,8 @@ pub struct Pipeline {
     pub state: StateSpec,
     /// Operations in their order.
     pub operations: Vec<Placed<Operation>>,
-    /// Name of the operator that has state: `name` of the windowed aggregation or process, `window_aggregate` or `process` where the file has none.
-    pub operator: String,
+    /// Names of the operators that have state, in order: `name` of the windowed aggregation or process, or one made of its kind.
+    pub operators: Vec<String>,
     /// Where results go; stdout where the file has none.
     pub sink: SinkSpec,
     /// Where late rows go.
@@ -57,6 +58,11 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// The name of an operator with state, by its number among them; of a pipeline without any, one that it could have.
+    pub fn operator(&self, number: usize) -> &str {
+        self.operators.get(number).map_or(WINDOW_AGGREGATE, String::as_str)
+    }
+
     /// Sinks of the process's outputs, by name.
     pub fn outputs(&self) -> Vec<(String, SinkSpec)> {
         let of = |operation: &Placed<Operation>| match &operation.value {
@@ -206,6 +212,13 @@ pub enum Operation {
     WindowAggregate(WindowAggregateSpec),
     /// Keyed process.
     Process(ProcessSpec),
+}
+
+impl Operation {
+    /// Whether it keeps something from row to row.
+    pub fn has_state(&self) -> bool {
+        matches!(self, Self::WindowAggregate(_) | Self::Process(_))
+    }
 }
 
 /// `process`.

@@ -265,3 +265,26 @@ fn what_does_not_fit_together_is_told_with_its_line() {
         assert!(error.contains(says) && error.contains(&format!("p.yaml:{line}:")), "{window} {beside}: {error}");
     }
 }
+
+#[test]
+fn operators_have_names_of_their_own() {
+    let load = |first: &str, second: &str, third: &str| {
+        let window = |name: &str| {
+            format!(
+                "  - operation: window_aggregate\n    window: {{ timestampColumn: st, duration: 1m, watermark: 0s }}\n    {name}\n    \
+                 aggregations: [{{ reducer: count, outputColumn: n }}]\n"
+            )
+        };
+        load_text(&format!("source: {{ name: stdin }}\npipeline:\n{}{}{}", window(first), window(second), window(third)), &[])
+    };
+    assert_eq!(load("", "name: hours", "").unwrap().operators, ["window_aggregate", "hours", "window_aggregate_2"]);
+    let twice = load("name: hours", "", "name: hours").unwrap_err();
+    assert!(twice.contains("there are two operators `hours`"), "{twice}");
+}
+
+#[test]
+fn two_processes_have_outputs_of_different_names() {
+    let process = "  - operation: process\n    plugin: p\n    keyBy: [a]\n    timestampColumn: ts\n    ttl: 1d\n    outputs: { quiet: { name: discard } }\n";
+    let text = load_text(&format!("source: {{ name: stdin }}\npipeline:\n{process}{process}"), &[]).unwrap_err();
+    assert!(text.contains("another process has an output `quiet`"), "{text}");
+}

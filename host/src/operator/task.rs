@@ -29,6 +29,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 mod process;
+mod results;
 mod times;
 
 /// A task at work.
@@ -53,6 +54,8 @@ pub struct EpochTask<'a> {
     faults: Vec<RowFault>,
     /// Rows of the batch at hand that lie in the future, rising.
     future: Vec<(u32, InFuture)>,
+    /// Rows are results of another operation: its watermark counts, and they move none.
+    is_behind: bool,
 }
 
 /// Rows that were folded in, kept so that the table can be made anew.
@@ -122,6 +125,7 @@ impl<'a> EpochTask<'a> {
             made: 0,
             faults: Vec::new(),
             future: Vec::new(),
+            is_behind: false,
         })
     }
 
@@ -169,11 +173,21 @@ impl<'a> EpochTask<'a> {
             self.out.rejects.push(RejectedRow { batch: number, row: fault.row as usize, error });
         }
         let before = self.clock().and_then(|clock| self.watermarks_before(clock, raw, &rows)).map(|b| (rows.start, b));
+        self.push_decoded(raw, number, decoded, before.as_ref())
+    }
+
+    fn push_decoded(
+        &mut self,
+        raw: &RawBatch,
+        number: usize,
+        decoded: RecordBatch,
+        before: Option<&(usize, Vec<i64>)>,
+    ) -> Result<()> {
         for batch in self.stepped(decoded, number)? {
             self.made += batch.num_rows();
             match (self.window.clone(), self.process.clone()) {
-                (Some(window), _) => self.assign(&window, batch, number, raw, before.as_ref())?,
-                (None, Some(process)) => self.keep(&process, batch, number, raw, before.as_ref())?,
+                (Some(window), _) => self.assign(&window, batch, number, raw, before)?,
+                (None, Some(process)) => self.keep(&process, batch, number, raw, before)?,
                 (None, None) => {
                     // The hidden row column is last; what follows the steps is the output row.
                     let batch = batch.project(&(0..batch.num_columns() - 1).collect::<Vec<_>>())?;
@@ -237,7 +251,7 @@ impl<'a> EpochTask<'a> {
         let (partition, clock) = (raw.partition, window.clock);
         let times = batch.column(window.plan.event_time).as_primitive::<TimestampMillisecondType>();
         let numbers = row_numbers(&batch);
-        let moves = before.is_none() && !window.plan.processing_time;
+        let moves = before.is_none() && !window.plan.processing_time && !self.is_behind;
         // Of the row before: rows next to each other mostly share a pane, and telling so costs less than the arithmetic.
         let mut last: Option<Assigned> = None;
         let mut panes = Vec::with_capacity(rows);

@@ -14,9 +14,11 @@ pub mod transaction;
 use crate::config::spec::{SinkSpec, SourceSpec};
 use crate::element::{EpochId, PartitionName};
 use crate::error::Kind;
+use crate::plugin::GuestError;
 use crate::state::bulk::Bulk;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A record on its way out: to a Kafka topic, or as a line of a file (the value alone).
@@ -62,6 +64,9 @@ pub struct Meta {
     /// The same by the name of the operator that has the state; empty in what was stored before operators had names.
     #[serde(default)]
     pub operators: BTreeMap<String, String>,
+    /// Of the operators with state behind the first one, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<BehindMeta>,
     /// How the process that runs the job was told to begin (`--restore`, `--from`, `--drop-state`): it is done once, not at each restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<String>,
@@ -71,6 +76,19 @@ pub struct Meta {
     /// Length of each file sink in bytes after this epoch, by sink role (`sink`, `late`, `rejects`, `output/NAME`); set by the committer.
     #[serde(default)]
     pub files: BTreeMap<String, u64>,
+}
+
+/// What must be known of an operator with state behind another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BehindMeta {
+    /// Name.
+    pub operator: String,
+    /// Rows that it has been given.
+    pub rows: i64,
+    /// Watermark of those.
+    pub watermark: i64,
+    /// Watermark that its windows have been closed up to.
+    pub closed: i64,
 }
 
 fn never() -> i64 {
@@ -90,6 +108,8 @@ pub struct EpochCommit {
     pub late: Vec<OutRecord>,
     /// Rejected rows, for the `rejects` side output.
     pub rejects: Vec<OutRecord>,
+    /// Plugin and version of the guest that each of them failed on, in their order; none where no guest did. For counters.
+    pub blamed: Vec<Option<(Arc<str>, Arc<str>)>>,
     /// Dirty slots.
     pub changes: Bulk,
     /// Next offset of each partition, index as in [`crate::ingest::Source::partitions`].
@@ -106,6 +126,22 @@ impl EpochCommit {
             && self.late.is_empty()
             && self.rejects.is_empty()
             && self.changes.is_empty()
+    }
+
+    /// Sets a row aside, which `guest` failed on if one did.
+    pub fn reject(&mut self, row: OutRecord, guest: Option<&GuestError>) {
+        self.rejects.push(row);
+        self.blamed.push(guest.map(|guest| (Arc::clone(&guest.plugin), Arc::clone(&guest.version))));
+    }
+
+    /// Takes in what an operator behind the one of this commit does in the same epoch.
+    pub fn absorb(&mut self, behind: Self) {
+        self.outputs.extend(behind.outputs);
+        self.named.extend(behind.named);
+        self.late.extend(behind.late);
+        self.rejects.extend(behind.rejects);
+        self.blamed.extend(behind.blamed);
+        self.changes.append(behind.changes);
     }
 
     /// The epoch's number as its newtype.

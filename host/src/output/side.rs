@@ -7,10 +7,21 @@ use crate::output::OutRecord;
 use crate::plugin::GuestError;
 use serde_json::{Map, Value, json};
 
+/// Where a row came from.
+#[derive(Clone, Copy, Debug)]
+pub enum From<'a> {
+    /// A partition of the input.
+    Partition(&'a PartitionName),
+    /// It is a result that this operator was given, as JSON.
+    Given(&'a str),
+    /// There is no single row.
+    Nowhere,
+}
+
 /// A row that came when all its windows had closed.
 pub struct LateRow<'a> {
-    /// Its partition.
-    pub partition: &'a PartitionName,
+    /// Where it came from.
+    pub from: From<'a>,
     /// The raw record.
     pub record: Record<'a>,
     /// Milliseconds since 1970 UTC.
@@ -23,8 +34,8 @@ pub struct LateRow<'a> {
 
 /// A row (or a result, where there is no partition) that was set aside.
 pub struct Reject<'a> {
-    /// Its partition.
-    pub partition: Option<&'a PartitionName>,
+    /// Where it came from.
+    pub from: From<'a>,
     /// The raw record.
     pub record: Option<Record<'a>>,
     /// Why.
@@ -34,9 +45,9 @@ pub struct Reject<'a> {
 }
 
 impl LateRow<'_> {
-    /// `topic`, `partition`, `offset`, `timestamp`, `eventTime`, `watermark` (milliseconds since 1970 UTC), `lateByMs`, `key`, `value`.
+    /// `topic`, `partition`, `offset`, `timestamp` (or `operator`), `eventTime`, `watermark` (milliseconds since 1970 UTC), `lateByMs`, `key`, `value`.
     pub fn to_record(&self) -> OutRecord {
-        let mut members = origin(Some(self.partition), Some(&self.record));
+        let mut members = origin(self.from, Some(&self.record));
         members.insert("eventTime".into(), json!(self.event_time));
         members.insert("watermark".into(), json!(self.watermark));
         members.insert("lateByMs".into(), json!(self.late_by));
@@ -45,9 +56,9 @@ impl LateRow<'_> {
 }
 
 impl Reject<'_> {
-    /// `topic`, `partition`, `offset`, `timestamp`, `reason`, `plugin`, `version`, `hash`, `function`, `key`, `value`.
+    /// `topic`, `partition`, `offset`, `timestamp` (or `operator`), `reason`, `plugin`, `version`, `hash`, `function`, `key`, `value`.
     pub fn to_record(&self) -> OutRecord {
-        let mut members = origin(self.partition, self.record.as_ref());
+        let mut members = origin(self.from, self.record.as_ref());
         members.insert("reason".into(), json!(self.reason));
         if let Some(guest) = self.guest {
             members.insert("plugin".into(), json!(&*guest.plugin));
@@ -59,13 +70,17 @@ impl Reject<'_> {
     }
 }
 
-fn origin(partition: Option<&PartitionName>, record: Option<&Record<'_>>) -> Map<String, Value> {
+fn origin(from: From<'_>, record: Option<&Record<'_>>) -> Map<String, Value> {
     let mut members = Map::new();
-    if let Some(partition) = partition {
-        members.insert("topic".into(), json!(&*partition.topic));
-        members.insert("partition".into(), json!(partition.partition));
-        members.insert("offset".into(), json!(record.map(|r| r.offset)));
-        members.insert("timestamp".into(), json!(record.and_then(|r| r.timestamp)));
+    match from {
+        From::Partition(partition) => {
+            members.insert("topic".into(), json!(&*partition.topic));
+            members.insert("partition".into(), json!(partition.partition));
+            members.insert("offset".into(), json!(record.map(|r| r.offset)));
+            members.insert("timestamp".into(), json!(record.and_then(|r| r.timestamp)));
+        }
+        From::Given(operator) => drop(members.insert("operator".into(), json!(operator))),
+        From::Nowhere => {}
     }
     members
 }
@@ -130,7 +145,7 @@ mod tests {
         let partition = PartitionName { topic: "t".into(), partition: 3 };
         for (value, bytes) in [(vec![b'"'; 1_000], 1_000), (vec![0xff; 1_001], 1_001), (vec![0xff; 1_000], 1_000)] {
             let record = Record { offset: 7, timestamp: Some(1), key: Some(b"k"), value: Some(&value) };
-            let whole = Reject { partition: Some(&partition), record: Some(record), reason: "no", guest: None }.to_record();
+            let whole = Reject { from: From::Partition(&partition), record: Some(record), reason: "no", guest: None }.to_record();
             assert_eq!(cut(&whole, whole.value.len() + 1), None);
             let cut = cut(&whole, whole.value.len()).unwrap();
             let json: Value = serde_json::from_slice(&cut.value).unwrap();
@@ -150,7 +165,7 @@ mod tests {
         }
         let partition = PartitionName { topic: "t".into(), partition: 3 };
         let record = Record { offset: 7, timestamp: Some(1), key: Some(b"k"), value: Some(b"\xff") };
-        let reject = Reject { partition: Some(&partition), record: Some(record), reason: "no", guest: None }.to_record();
+        let reject = Reject { from: From::Partition(&partition), record: Some(record), reason: "no", guest: None }.to_record();
         let json: Value = serde_json::from_slice(&reject.value).unwrap();
         assert_eq!(json["valueBase64"], "/w==");
         assert_eq!(

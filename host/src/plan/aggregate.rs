@@ -1,5 +1,6 @@
 //! `window_aggregate`: the columns that reach the aggregation, its functions, and what its results look like.
 
+use super::chain::is_window_end;
 use super::expression::{Planner, constant, reason, type_name};
 use super::stage::{Stage, check_name, named};
 use super::{AggregatePlan, WindowPlan, timestamp_type};
@@ -204,6 +205,10 @@ fn hidden(
 pub(super) fn event_time(planner: &mut Planner<'_>, stage: &Stage, name: &Placed<String>, inputs: &mut Inputs) -> Option<usize> {
     let column = planner.column(name, stage.schema())?;
     match column.data_type {
+        t if t == timestamp_type() && is_window_end(stage, name) => {
+            let before = cast(column.expr, DataType::Int64) - lit(1_i64);
+            Some(inputs.index(cast(before, timestamp_type()), &format!("{WINDOW_END} - 1ms")))
+        }
         t if t == timestamp_type() => Some(inputs.index(column.expr, &name.value)),
         // Null: a column at fault, or one that never has a value.
         DataType::Timestamp(..) | DataType::Null => Some(inputs.index(cast(column.expr, timestamp_type()), "__event_time")),

@@ -1,7 +1,7 @@
 //! A plan for people: what is decoded, where each guest runs, panes, state. Never a connection's properties, which may be secrets.
 
-use super::{DecodeField, FieldSource, OutputType, PathStep, Plan, ProcessPlan, Step, WindowPlan};
-use crate::config::spec::{Emit, Operation, Order, OutputMode, Pipeline, SinkSpec, SourceSpec, WindowKind};
+use super::{DecodeField, FieldSource, OutputType, PathStep, Plan, ProcessPlan, ResultBound, Step, WindowPlan};
+use crate::config::spec::{Emit, Operation, Order, Pipeline, SinkSpec, SourceSpec, WindowKind};
 use crate::limits::{ROW_COLUMN, STATE_SHARDS};
 use crate::plugin::GuestUse;
 use crate::time::format_duration;
@@ -29,6 +29,9 @@ pub struct Explanation {
     pub aggregation: Vec<String>,
     /// What is stored.
     pub state: Vec<String>,
+    /// Operations with state behind that one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<Behind>,
     /// Steps over the results.
     pub after: Vec<String>,
     /// Guests: function, plugin, version, hash, where it runs.
@@ -37,6 +40,21 @@ pub struct Explanation {
     pub output: Vec<String>,
     /// Where results, late rows and rejects go, and the key of the records.
     pub sinks: Vec<String>,
+}
+
+/// An operation with state behind another, in words.
+#[derive(Clone, Debug, Serialize)]
+pub struct Behind {
+    /// Name of the operator.
+    pub operator: String,
+    /// What its watermark follows.
+    pub watermark: String,
+    /// Steps before it, over the results of the one before.
+    pub before: Vec<String>,
+    /// The aggregation or process.
+    pub aggregation: Vec<String>,
+    /// What is stored.
+    pub state: Vec<String>,
 }
 
 /// A plan as text.
@@ -49,24 +67,29 @@ pub fn explain(plan: &Plan, pipeline: &Pipeline) -> String {
 
 fn write_text(e: &Explanation, out: &mut String) -> FmtResult {
     writeln!(out, "pipeline  {}\nsource    {}", e.pipeline, e.source)?;
-    let parts: [(&str, &[String]); 9] = [
+    let first: [(&str, &[String]); 5] = [
         ("decode", &e.decode),
         ("not decoded, as nothing uses it", &e.pruned),
         (if e.aggregation.is_empty() { "steps" } else { "steps before the aggregation" }, &e.before),
         ("aggregation", &e.aggregation),
         ("state", &e.state),
-        ("steps over the results", &e.after),
-        ("guests", &e.guests),
-        ("output", &e.output),
-        ("sinks", &e.sinks),
     ];
-    for (title, lines) in parts.into_iter().filter(|(_, lines)| !lines.is_empty()) {
-        writeln!(out, "\n{title}")?;
-        for line in lines {
-            writeln!(out, "  {line}")?;
-        }
+    first.into_iter().try_for_each(|(title, lines)| write_part(title, lines, out))?;
+    for of in &e.behind {
+        write_part(&format!("steps before {}, over the results", of.operator), &of.before, out)?;
+        write_part(&of.operator, &[&of.aggregation[..], std::slice::from_ref(&of.watermark)].concat(), out)?;
+        write_part(&format!("state of {}", of.operator), &of.state, out)?;
     }
-    Ok(())
+    let last: [(&str, &[String]); 4] =
+        [("steps over the results", &e.after), ("guests", &e.guests), ("output", &e.output), ("sinks", &e.sinks)];
+    last.into_iter().try_for_each(|(title, lines)| write_part(title, lines, out))
+}
+
+fn write_part(title: &str, lines: &[String], out: &mut String) -> FmtResult {
+    if !lines.is_empty() {
+        writeln!(out, "\n{title}")?;
+    }
+    lines.iter().try_for_each(|line| writeln!(out, "  {line}"))
 }
 
 impl Explanation {
@@ -78,21 +101,48 @@ impl Explanation {
             decode: plan.decode.iter().map(|f| format!("{}: {} from {}", f.name, f.from.data_type(), from(f))).collect(),
             pruned: pruned(plan, pipeline),
             before: plan.pre.iter().map(step).collect(),
-            aggregation: match (&plan.window, &plan.process) {
-                (Some(window), _) => aggregation(plan, window),
-                (None, Some(of)) => process(plan, of),
-                (None, None) => Vec::new(),
-            },
-            state: match (&plan.window, &plan.process) {
-                (Some(window), _) => state(window),
-                (None, Some(process)) => vec![format!("{}: {}", process.signature().name, process.signature().state_layout())],
-                (None, None) => vec!["none".to_owned()],
-            },
-            after: plan.post.iter().map(step).collect(),
+            aggregation: with_state(plan, false),
+            state: stored(plan),
+            behind: plan.chain().zip(plan.chain().skip(1)).map(|(before, plan)| behind(before, plan)).collect(),
+            after: plan.last().post.iter().map(step).collect(),
             guests: plan.guests.iter().map(|g| guest(plan, g)).collect(),
-            output: columns(&plan.output),
+            output: columns(&plan.last().output),
             sinks: sinks(plan, pipeline),
         }
+    }
+}
+
+/// The aggregation or process of a plan.
+fn with_state(plan: &Plan, is_behind: bool) -> Vec<String> {
+    match (&plan.window, &plan.process) {
+        (Some(window), _) => aggregation(plan, window, is_behind),
+        (None, Some(of)) => process(plan, of),
+        (None, None) => Vec::new(),
+    }
+}
+
+fn stored(plan: &Plan) -> Vec<String> {
+    match (&plan.window, &plan.process) {
+        (Some(window), _) => state(window),
+        (None, Some(process)) => vec![format!("{}: {}", process.signature().name, process.signature().state_layout())],
+        (None, None) => vec!["none".to_owned()],
+    }
+}
+
+fn behind(before: &Plan, plan: &Plan) -> Behind {
+    let how = match before.next.as_ref().map(|next| next.bound) {
+        Some(ResultBound::OpenWindow) if before.window.is_some() => {
+            format!("the start of the first window of {} that is open", before.operator)
+        }
+        Some(ResultBound::Behind(by)) if !by.is_zero() => format!("{} behind that of {}", format_duration(by), before.operator),
+        _ => format!("that of {}", before.operator),
+    };
+    Behind {
+        operator: plan.operator.clone(),
+        watermark: format!("watermark: {how}"),
+        before: plan.pre.iter().map(step).collect(),
+        aggregation: with_state(plan, true),
+        state: stored(plan),
     }
 }
 
@@ -140,9 +190,9 @@ fn sink(sink: &SinkSpec) -> String {
 }
 
 fn sinks(plan: &Plan, pipeline: &Pipeline) -> Vec<String> {
-    let keys: Vec<&str> = plan.output_keys.iter().map(|k| plan.output.field(*k).name().as_str()).collect();
-    let upsert = plan.window.as_ref().is_some_and(|w| w.output == OutputMode::Upsert);
-    let how = if upsert { "upserted by" } else { "keyed by" };
+    let last = plan.last();
+    let keys: Vec<&str> = last.output_keys.iter().map(|k| last.output.field(*k).name().as_str()).collect();
+    let how = if plan.upserts() { "upserted by" } else { "keyed by" };
     let keyed = if keys.is_empty() { "records without a key".to_owned() } else { format!("{how} {}", keys.join(", ")) };
     let side = |spec: &Option<SinkSpec>| spec.as_ref().map_or_else(|| "nowhere, counted only".to_owned(), sink);
     let mut lines = vec![format!("results: {}, {keyed}", sink(&pipeline.sink))];
@@ -265,12 +315,15 @@ fn windows(window: &WindowPlan) -> (String, String) {
     }
 }
 
-fn aggregation(plan: &Plan, window: &WindowPlan) -> Vec<String> {
+fn aggregation(plan: &Plan, window: &WindowPlan, is_behind: bool) -> Vec<String> {
     let input = plan.input();
     let over = if window.processing_time { "processing time" } else { input.field(window.event_time).name().as_str() };
     let (kind, panes) = windows(window);
     let mut lines = vec![format!("{kind} over {over}"), panes];
-    if !window.processing_time {
+    if is_behind && !window.out_of_orderness.is_zero() {
+        lines.push(format!("rows out of order by up to {} more", format_duration(window.out_of_orderness)));
+    }
+    if !window.processing_time && !is_behind {
         lines.push(format!("watermark {} behind the latest event of a partition", format_duration(window.out_of_orderness)));
         let max = format_duration(window.max_future);
         lines.push(format!("event times more than {max} after their record's timestamp are rejected"));
@@ -315,30 +368,32 @@ fn state(window: &WindowPlan) -> Vec<String> {
 
 fn guest(plan: &Plan, used: &GuestUse) -> String {
     let mut places = Vec::new();
-    let mut search = |steps: &[Step], stretch: &str| {
-        for (i, step) in steps.iter().enumerate() {
-            let calls = match step {
-                Step::Filter(predicate) => calls(predicate, &used.function),
-                Step::Project(exprs, _) => exprs.iter().any(|e| calls(e, &used.function)),
-                Step::FlatMap(flat) => *flat.guest.signature().name == used.function,
-            };
-            if calls {
-                places.push(format!("{stretch} {}", i + 1));
-            }
-        }
-    };
-    let before = match (&plan.window, &plan.process) {
-        (Some(_), _) => "step before the aggregation",
-        (None, Some(_)) => "step before the process",
-        (None, None) => "step",
-    };
-    search(&plan.pre, before);
-    search(&plan.post, "step over the results");
-    let aggregates = plan.window.iter().flat_map(|w| &w.aggregates).map(|a| &a.function);
-    places.extend(aggregates.filter(|f| f.fun().name() == used.function).map(|f| format!("aggregate {}", f.name())));
-    let is_process = plan.process.as_ref().is_some_and(|p| *p.signature().name == used.function);
-    places.extend(is_process.then(|| "the process".to_owned()));
+    for (i, one) in plan.chain().enumerate() {
+        let of = if i == 0 { String::new() } else { format!(" of {}", one.operator) };
+        let (before, after) = match (&one.window, &one.process) {
+            (None, None) => ("step", ""),
+            (Some(_), _) if i == 0 => ("step before the aggregation", "step over the results"),
+            (None, Some(_)) if i == 0 => ("step before the process", "step over the results"),
+            _ => ("step before it,", "step over the results"),
+        };
+        places.extend(steps_with(&one.pre, used).map(|n| format!("{before} {n}{of}")));
+        places.extend(steps_with(&one.post, used).map(|n| format!("{after} {n}{of}")));
+        let aggregates = one.window.iter().flat_map(|w| &w.aggregates).map(|a| &a.function);
+        places.extend(aggregates.filter(|f| f.fun().name() == used.function).map(|f| format!("aggregate {}{of}", f.name())));
+        let is_process = one.process.as_ref().is_some_and(|p| *p.signature().name == used.function);
+        places.extend(is_process.then(|| format!("the process{of}")));
+    }
     format!("{} of {} {} ({}): {}", used.function, used.plugin, used.version, used.hash, places.join(", "))
+}
+
+/// Numbers, from 1, of the steps that call a guest.
+fn steps_with<'a>(steps: &'a [Step], used: &'a GuestUse) -> impl Iterator<Item = usize> + 'a {
+    let is_called = |step: &Step| match step {
+        Step::Filter(predicate) => calls(predicate, &used.function),
+        Step::Project(exprs, _) => exprs.iter().any(|e| calls(e, &used.function)),
+        Step::FlatMap(flat) => *flat.guest.signature().name == used.function,
+    };
+    steps.iter().enumerate().filter(move |(_, step)| is_called(step)).map(|(i, _)| i + 1)
 }
 
 fn calls(expr: &Arc<dyn PhysicalExpr>, function: &str) -> bool {

@@ -1,13 +1,14 @@
 //! A declared pipeline to a plan: the operations in their order, with everything that is wrong with them.
 
 use super::aggregate::{self, VERSIONS};
+use super::chain::{self, Before};
 use super::expression::Planner;
 use super::functions::{Functions, session};
 use super::lower::{Lowered, lower};
 use super::prefilter::prefilter;
 use super::process;
 use super::stage::{Stage, StageColumn, check_name};
-use super::{DecodeField, FieldSource, Plan, WindowPlan, timestamp_type};
+use super::{DecodeField, FieldSource, Next, Plan, ResultBound, Step, WindowPlan, timestamp_type};
 use crate::config::fault::{ConfigErrors, Fault};
 use crate::config::spec::{Operation, OutputMode, ParseSpec, Pipeline, Place, Placed, ProcessSpec, WindowAggregateSpec};
 use crate::limits::ROW_COLUMN;
@@ -21,8 +22,6 @@ use std::sync::Arc;
 
 /// Name of the scan of records in SQL, where a column needs one.
 const RECORD: &str = "record";
-/// Name of the scan of an aggregation's results.
-const RESULT: &str = "result";
 
 /// Plans a pipeline.
 ///
@@ -47,30 +46,110 @@ pub(super) fn build_with(pipeline: &Pipeline, functions: &dyn Functions) -> Resu
     Err(ConfigErrors::new(&pipeline.file, &pipeline.text, faults))
 }
 
-fn plan(planner: &mut Planner<'_>, pipeline: &Pipeline) -> Result<Plan> {
-    let fields = decode_fields(planner, &pipeline.operations);
-    let has_state = |o: &Placed<Operation>| matches!(o.value, Operation::WindowAggregate(_) | Operation::Process(_));
-    let split = pipeline.operations.iter().position(has_state);
-    let (before, rest) = pipeline.operations.split_at(split.unwrap_or(pipeline.operations.len()));
-    let mut stage = scan(&fields)?;
-    check_order(planner, before);
-    operations(planner, &mut stage, before)?;
-    match rest.split_first() {
-        Some((Placed { value: Operation::WindowAggregate(spec), .. }, after)) => {
-            aggregated(planner, pipeline, &fields, stage, spec, after)
-        }
-        Some((Placed { value: Operation::Process(spec), .. }, after)) => {
-            processed(planner, pipeline, &fields, stage, spec, after)
-        }
-        _ => stateless(planner, pipeline, &fields, stage),
+/// What a stretch of operations begins with.
+#[derive(Clone, Copy)]
+struct Input<'a> {
+    pipeline: &'a Pipeline,
+    /// Columns that can be decoded; of results none.
+    fields: &'a [DecodeField],
+    /// Operations with state before the stretch.
+    number: usize,
+    /// The last of them.
+    before: Option<Before<'a>>,
+}
+
+impl Input<'_> {
+    fn operator(&self) -> String {
+        self.pipeline.operator(self.number).to_owned()
+    }
+
+    /// What the stored state of a later operation depends on: also on its number, by which it is stored.
+    fn layout(&self, layout: String) -> String {
+        if self.number == 0 { layout } else { format!("operator {} with state\n{layout}", self.number + 1) }
+    }
+
+    /// The decoded column of the event time, where rows of it move the watermark: results don't.
+    fn origin(&self, stage: &Stage, time: &Placed<String>) -> Option<String> {
+        self.before.is_none().then(|| origin(stage, time)).flatten()
     }
 }
 
+fn plan(planner: &mut Planner<'_>, pipeline: &Pipeline) -> Result<Plan> {
+    let fields = decode_fields(planner, &pipeline.operations);
+    let input = Input { pipeline, fields: &fields, number: 0, before: None };
+    stretch(planner, input, scan(&fields)?, &pipeline.operations).map(|(plan, _)| plan)
+}
+
+/// A stretch of operations up to one with state, and what is behind that. Says how late its rows can be, where they are results.
+fn stretch(
+    planner: &mut Planner<'_>,
+    input: Input<'_>,
+    mut stage: Stage,
+    operations: &[Placed<Operation>],
+) -> Result<(Plan, ResultBound)> {
+    let split = operations.iter().position(|o| o.value.has_state());
+    let (before, rest) = operations.split_at(split.unwrap_or(operations.len()));
+    match input.before {
+        None => check_order(planner, before),
+        Some(with_state) => check_after(planner, before, with_state),
+    }
+    self::operations(planner, &mut stage, before)?;
+    let Some((with_state, after)) = rest.split_first() else {
+        return Ok((stateless(planner, input, stage)?, ResultBound::OpenWindow));
+    };
+    let bound = input.before.map(|b| chain::check_behind(planner, b, &stage, &with_state.value));
+    let plan = match &with_state.value {
+        Operation::WindowAggregate(spec) => aggregated(planner, input, stage, spec, after)?,
+        Operation::Process(spec) => processed(planner, input, stage, spec, after)?,
+        _ => stateless(planner, input, stage)?,
+    };
+    Ok((plan, bound.unwrap_or(ResultBound::OpenWindow)))
+}
+
+/// What is behind an operation with state.
+struct Behind {
+    post: Vec<Step>,
+    output: SchemaRef,
+    next: Option<Next>,
+}
+
+/// Plans `after`, over results of the columns `result`.
+fn behind(
+    planner: &mut Planner<'_>,
+    input: Input<'_>,
+    before: Before<'_>,
+    result: &SchemaRef,
+    after: &[Placed<Operation>],
+) -> Result<Behind> {
+    if after.iter().any(|o| o.value.has_state()) {
+        chain::check_before(planner, before);
+        let mut stage = chain::scan_rows(result)?;
+        stage.of_windows = before.has_windows_of_time();
+        let input = Input { fields: &[], number: input.number + 1, before: Some(before), ..input };
+        let (plan, bound) = stretch(planner, input, stage, after)?;
+        let columns = chain::read_columns(result, &plan.decoded)?;
+        let next = Some(Next { plan: Arc::new(plan), columns, bound });
+        return Ok(Behind { post: Vec::new(), output: Arc::clone(result), next });
+    }
+    let mut results = chain::scan_results(result, input.pipeline.include_plugin_version)?;
+    check_after(planner, after, before);
+    operations(planner, &mut results, after)?;
+    results.finish(Vec::new())?;
+    fail_if_faulty(planner)?;
+    let lowered = lower_results(planner, results, result)?;
+    Ok(Behind { post: lowered.steps, output: lowered.output, next: None })
+}
+
+/// Result rows carry the plugins' versions: those of the last operation with state.
+fn with_versions(input: Input<'_>, after: &[Placed<Operation>]) -> bool {
+    input.pipeline.include_plugin_version && !after.iter().any(|o| o.value.has_state())
+}
+
 /// A pipeline that only filters and projects.
-fn stateless(planner: &mut Planner<'_>, pipeline: &Pipeline, fields: &[DecodeField], mut stage: Stage) -> Result<Plan> {
+fn stateless(planner: &mut Planner<'_>, input: Input<'_>, mut stage: Stage) -> Result<Plan> {
     let guests = guests(planner);
     let mut extra = Vec::new();
-    if pipeline.include_plugin_version && !stage.columns.iter().any(|c| c.name == VERSIONS && c.in_output) {
+    if input.pipeline.include_plugin_version && !stage.columns.iter().any(|c| c.name == VERSIONS && c.in_output) {
         extra.push(Expr::Literal(ScalarValue::Utf8(Some(versions(&guests))), None).alias(VERSIONS));
     }
     extra.push(stage.column(ROW_COLUMN)?);
@@ -78,7 +157,7 @@ fn stateless(planner: &mut Planner<'_>, pipeline: &Pipeline, fields: &[DecodeFie
     fail_if_faulty(planner)?;
     let lowered = lower(&planner.state, stage.plan)?;
     let visible: Vec<_> = lowered.output.fields().iter().filter(|f| f.name() != ROW_COLUMN).cloned().collect();
-    let decode = decoded_fields(fields, &lowered);
+    let decode = decoded_fields(input.fields, &lowered);
     Ok(Plan {
         prefilter: prefilter(&lowered.steps, &decode),
         decode,
@@ -87,28 +166,26 @@ fn stateless(planner: &mut Planner<'_>, pipeline: &Pipeline, fields: &[DecodeFie
         window: None,
         process: None,
         post: Vec::new(),
+        next: None,
         output: Arc::new(Schema::new(visible)),
         output_keys: Vec::new(),
         layout: "stateless".to_owned(),
-        operator: pipeline.operator.clone(),
+        operator: input.operator(),
         guests,
     })
 }
 
-/// A pipeline with a windowed aggregation, and `after` over its results.
+/// A windowed aggregation, and `after` over its results.
 fn aggregated(
     planner: &mut Planner<'_>,
-    pipeline: &Pipeline,
-    fields: &[DecodeField],
+    input: Input<'_>,
     mut stage: Stage,
     spec: &WindowAggregateSpec,
     after: &[Placed<Operation>],
 ) -> Result<Plan> {
-    let with_versions = pipeline.include_plugin_version;
-    let origin = spec.timestamp_column.as_ref().and_then(|time| origin(&stage, time));
+    let with_versions = with_versions(input, after);
+    let origin = spec.timestamp_column.as_ref().and_then(|time| input.origin(&stage, time));
     let (mut window, layout) = aggregate::window(planner, &mut stage, spec, with_versions)?;
-    let mut results = scan_results(&window.result, with_versions)?;
-    check_after(planner, after, "window_aggregate");
     if spec.output.value == OutputMode::Upsert {
         for flat in after.iter().filter(|o| matches!(o.value, Operation::FlatMap(_))) {
             planner.fault(
@@ -117,16 +194,13 @@ fn aggregated(
             );
         }
     }
-    operations(planner, &mut results, after)?;
-    results.finish(Vec::new())?;
-    fail_if_faulty(planner)?;
+    let Behind { post, output, next } = behind(planner, input, Before::Window(spec), &window.result, after)?;
     let pre = lower(&planner.state, stage.plan)?;
-    let post = lower_results(planner, results, &window.result)?;
     let guests = guests(planner);
     window.plugin_versions = with_versions.then(|| versions(&guests));
     window.decoded_event_time = decoded_time(origin, &pre);
-    let output_keys = output_keys(planner, spec, &window, &post.output);
-    let decode = decoded_fields(fields, &pre);
+    let output_keys = if next.is_none() { output_keys(planner, spec, &window, &output) } else { Vec::new() };
+    let decode = decoded_fields(input.fields, &pre);
     Ok(Plan {
         prefilter: prefilter(&pre.steps, &decode),
         decode,
@@ -134,59 +208,48 @@ fn aggregated(
         pre: pre.steps,
         window: Some(window),
         process: None,
-        post: post.steps,
-        output: post.output,
+        post,
+        next,
+        output,
         output_keys,
-        layout,
-        operator: pipeline.operator.clone(),
+        layout: input.layout(layout),
+        operator: input.operator(),
         guests,
     })
 }
 
-/// A pipeline with a keyed process, and `after` over its results.
+/// A keyed process, and `after` over its results.
 fn processed(
     planner: &mut Planner<'_>,
-    pipeline: &Pipeline,
-    fields: &[DecodeField],
+    input: Input<'_>,
     mut stage: Stage,
     spec: &ProcessSpec,
     after: &[Placed<Operation>],
 ) -> Result<Plan> {
-    let with_versions = pipeline.include_plugin_version;
-    let origin = origin(&stage, &spec.timestamp_column);
-    check_after(planner, after, "process");
-    let Some((mut process, layout)) = process::plan(planner, &mut stage, spec, with_versions)? else {
+    let with_versions = with_versions(input, after);
+    let origin = input.origin(&stage, &spec.timestamp_column);
+    let planned = process::plan(planner, &mut stage, spec, with_versions)?;
+    let Some((mut process, layout)) = planned else {
         return Err(DataFusionError::Plan("the process can't be planned".to_owned()));
     };
     let result =
         process.outputs.iter().find(|o| o.sink.is_none()).map_or_else(|| Arc::new(Schema::empty()), |o| Arc::clone(&o.schema));
-    let has_results = !result.fields().is_empty();
-    if let (false, Some(first)) = (has_results, after.first()) {
-        planner.fault(first.place, format!("`{}` has no output `results`, so nothing comes here", spec.process.value));
-    }
-    let post = if has_results {
-        let mut results = scan_results(&result, with_versions)?;
-        operations(planner, &mut results, after)?;
-        results.finish(Vec::new())?;
-        Some(results)
+    let Behind { post, output, next } = if result.fields().is_empty() {
+        if let Some(first) = after.first() {
+            planner.fault(first.place, format!("`{}` has no output `results`, so nothing comes here", spec.process.value));
+        }
+        Behind { post: Vec::new(), output: result, next: None }
     } else {
-        None
+        behind(planner, input, Before::Process, &result, after)?
     };
     fail_if_faulty(planner)?;
     let pre = lower(&planner.state, stage.plan)?;
-    let (post, output) = match post {
-        Some(results) => {
-            let lowered = lower_results(planner, results, &result)?;
-            (lowered.steps, lowered.output)
-        }
-        None => (Vec::new(), result),
-    };
     let guests = guests(planner);
     process.plugin_versions = with_versions.then(|| versions(&guests));
     process.decoded_event_time = decoded_time(origin, &pre);
     // The key of a record is the key of the state, where the rows still show all of it.
     let output_keys = spec.keys.iter().map(|k| output.index_of(&k.value).ok()).collect::<Option<Vec<_>>>().unwrap_or_default();
-    let decode = decoded_fields(fields, &pre);
+    let decode = decoded_fields(input.fields, &pre);
     Ok(Plan {
         prefilter: prefilter(&pre.steps, &decode),
         decode,
@@ -195,25 +258,20 @@ fn processed(
         window: None,
         process: Some(process),
         post,
+        next,
         output,
         output_keys,
-        layout,
-        operator: pipeline.operator.clone(),
+        layout: input.layout(layout),
+        operator: input.operator(),
         guests,
     })
 }
 
-/// Faults what can't stand behind the operation with state.
-fn check_after(planner: &mut Planner<'_>, after: &[Placed<Operation>], name: &str) {
-    for operation in after {
-        let text = match &operation.value {
-            Operation::WindowAggregate(_) | Operation::Process(_) => format!(
-                "a pipeline has one operation with state, which is the {name} before; write its results to a topic, and read that in another \
-                 pipeline"
-            ),
-            Operation::Parse(_) => format!("parse reads the records, which are gone after {name}; move it to the front"),
-            Operation::Filter(_) | Operation::FlatMap(_) | Operation::Project(_) => continue,
-        };
+/// Faults what can't stand behind an operation with state.
+fn check_after(planner: &mut Planner<'_>, after: &[Placed<Operation>], before: Before<'_>) {
+    let name = if matches!(before, Before::Window(_)) { "window_aggregate" } else { "process" };
+    for operation in after.iter().filter(|o| matches!(o.value, Operation::Parse(_))) {
+        let text = format!("parse reads the records, which are gone after {name}; move it to the front");
         planner.fault(operation.place, text);
     }
 }
@@ -280,12 +338,6 @@ fn scan(fields: &[DecodeField]) -> Result<Stage> {
     Stage::new(RECORD, Arc::new(Schema::new(schema)), fields.iter().map(column).collect(), vec![ROW_COLUMN.to_owned()])
 }
 
-fn scan_results(result: &SchemaRef, with_versions: bool) -> Result<Stage> {
-    let column = |f: &Arc<Field>| StageColumn { name: f.name().clone(), origin: None, in_output: true };
-    let carried = if with_versions { vec![VERSIONS.to_owned()] } else { Vec::new() };
-    Stage::new(RESULT, Arc::clone(result), result.fields().iter().map(column).collect(), carried)
-}
-
 /// Faults a parse behind a project: its columns would be gone already.
 fn check_order(planner: &mut Planner<'_>, operations: &[Placed<Operation>]) {
     let first = operations.iter().position(|o| matches!(o.value, Operation::Project(_))).unwrap_or(operations.len());
@@ -300,7 +352,7 @@ fn operations(planner: &mut Planner<'_>, stage: &mut Stage, operations: &[Placed
             Operation::Filter(spec) => stage.filter(planner, spec)?,
             Operation::Project(columns) => stage.project(planner, columns)?,
             Operation::FlatMap(spec) => stage.flat_map(planner, spec)?,
-            // Parsed columns are part of the scan; a second aggregation has been found fault with.
+            // Parsed columns are part of the scan; operations with state end a stretch.
             Operation::Parse(_) | Operation::WindowAggregate(_) | Operation::Process(_) => {}
         }
     }
@@ -327,7 +379,7 @@ fn lower_results(planner: &Planner<'_>, results: Stage, result: &SchemaRef) -> R
         let column = datafusion::physical_expr::expressions::Column::new(result.field(*i).name(), *i);
         Arc::new(column) as Arc<dyn datafusion::physical_expr::PhysicalExpr>
     });
-    lowered.steps.insert(0, super::Step::Project(columns.collect(), Arc::clone(&lowered.input)));
+    lowered.steps.insert(0, Step::Project(columns.collect(), Arc::clone(&lowered.input)));
     Ok(lowered)
 }
 

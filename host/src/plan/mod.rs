@@ -2,6 +2,7 @@
 //! makes another plan.
 
 mod aggregate;
+mod chain;
 mod explain;
 mod expression;
 mod flatmap;
@@ -273,7 +274,27 @@ pub struct AggregatePlan {
     pub filter: Option<usize>,
 }
 
-/// What a job runs.
+/// The operation with state that stands behind another.
+#[derive(Clone)]
+pub struct Next {
+    /// What is done with the results of the one before; it decodes nothing.
+    pub plan: Arc<Plan>,
+    /// Columns of those that its decoded batches are.
+    pub columns: Vec<usize>,
+    /// How late those can be.
+    pub bound: ResultBound,
+}
+
+/// How late results can be for the watermark that their operation has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultBound {
+    /// By so much.
+    Behind(Duration),
+    /// None is before the start of the first window that is open.
+    OpenWindow,
+}
+
+/// What a job runs. Where several operations have state, a plan is that of one of them, and has the next one.
 #[derive(Clone)]
 pub struct Plan {
     /// Columns to decode, pruned to those that are used.
@@ -289,8 +310,10 @@ pub struct Plan {
     pub window: Option<WindowPlan>,
     /// The keyed process; then there is no aggregation.
     pub process: Option<ProcessPlan>,
-    /// Steps over the results of the aggregation or process.
+    /// Steps over the results of the aggregation or process; none where there is a next operation with state.
     pub post: Vec<Step>,
+    /// The next operation with state.
+    pub next: Option<Next>,
     /// Schema of an output row (without [`crate::limits::ROW_COLUMN`]).
     pub output: SchemaRef,
     /// Columns of `output` that make the record's key (the group keys that are still there).
@@ -307,7 +330,22 @@ pub struct Plan {
 impl Plan {
     /// The operators that have state, by name, and the layout of their state.
     pub fn operators(&self) -> std::collections::BTreeMap<String, String> {
-        self.has_state().then(|| (self.operator.clone(), self.layout.clone())).into_iter().collect()
+        self.chain().filter(|p| p.has_state()).map(|p| (p.operator.clone(), p.layout.clone())).collect()
+    }
+
+    /// The operations with state, in order: this one, and those behind it.
+    pub fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |plan| plan.next.as_ref().map(|next| next.plan.as_ref()))
+    }
+
+    /// The one whose results are the pipeline's.
+    pub fn last(&self) -> &Self {
+        self.chain().last().unwrap_or(self)
+    }
+
+    /// Whether the last result of a key counts.
+    pub fn upserts(&self) -> bool {
+        self.last().window.as_ref().is_some_and(|w| w.output == OutputMode::Upsert)
     }
 
     /// Schema of the batches that reach the operation with state.

@@ -32,13 +32,15 @@ pub(super) struct Stage {
     pub columns: Vec<StageColumn>,
     /// Columns that a project keeps without naming them.
     pub carried: Vec<String>,
+    /// The scan is of a windowed aggregation's results.
+    pub of_windows: bool,
 }
 
 impl Stage {
     /// A scan of `schema`.
     pub fn new(table: &str, schema: SchemaRef, columns: Vec<StageColumn>, carried: Vec<String>) -> Result<Self> {
         let plan = LogicalPlanBuilder::scan(table, Arc::new(LogicalTableSource::new(schema)), None)?.build()?;
-        Ok(Self { plan, columns, carried })
+        Ok(Self { plan, columns, carried, of_windows: false })
     }
 
     /// The columns with their types.

@@ -11,6 +11,7 @@ use crate::ingest::Source;
 use crate::ingest::start::StartFrom;
 use crate::output::{Change, Committer, EpochCommit, Meta};
 use crate::plan::Plan;
+use crate::runtime::core::operator_of;
 use crate::runtime::job::{Break, commit_break, ingest_break};
 use crate::state::bulk::Bulk;
 use crate::state::codec::stable_hash;
@@ -88,7 +89,7 @@ impl Begin {
             "restore={id} from={from} drop={} keep={} layout={:016x}",
             drop.join(","),
             self.keep,
-            stable_hash(plan.layout.as_bytes())
+            stable_hash(plan.chain().map(|p| p.layout.as_str()).collect::<Vec<_>>().join("\n").as_bytes())
         )
     }
 
@@ -168,21 +169,29 @@ impl Begin {
 
     /// `base` without the state that is dropped; refused where the pipeline can't go on with what is left.
     fn carried(&self, mut base: Base, plan: &Plan) -> Result<Base, Break> {
-        let stored = base.meta.as_ref().map(|m| carry::stored(m, plan)).unwrap_or_default();
+        let mut stored = base.meta.as_ref().map(|m| carry::stored(m, plan)).unwrap_or_default();
         let now = plan.operators();
         if let Some(unknown) = self.drop.iter().find(|d| !stored.contains_key(*d) && !now.contains_key(*d)) {
             let known: BTreeMap<_, _> = stored.iter().chain(&now).collect();
             let known = crate::config::operators::unknown(unknown, known.keys().copied());
             return Err(config(format!("--drop-state {unknown}: no operator has this name; {known}")));
         }
-        // A pipeline has one operator with state: all entries are its.
-        if stored.keys().any(|name| self.drop.contains(name)) {
+        let dropped: Vec<&String> = stored.keys().filter(|name| self.drop.contains(name)).collect();
+        if !dropped.is_empty() {
+            let behind = base.meta.as_ref().map_or(&[][..], |m| m.behind.as_slice());
+            let count = base.entries.len();
+            // The first operator is the one that stands behind none.
+            let is_dropped = |number: u8| match usize::from(number).checked_sub(1) {
+                Some(at) => behind.get(at).is_none_or(|b| self.drop.contains(&b.operator)),
+                None => dropped.iter().any(|name| behind.iter().all(|b| b.operator != **name)),
+            };
+            base.entries.retain(|entry| !is_dropped(operator_of(&entry.key).map_or(0, |(number, _)| number)));
             tracing::warn!(
-                entries = base.entries.len(),
+                entries = count - base.entries.len(),
                 "the state of {} is dropped: windows that were open count only what comes from now on",
                 self.drop.join(", ")
             );
-            base.entries.clear();
+            stored.retain(|name, _| !self.drop.contains(name));
         }
         if !base.entries.is_empty() {
             let differences = carry::differences(&stored, &now);
@@ -199,13 +208,14 @@ impl Begin {
         if base.entries.is_empty() || self.keep {
             return Ok(());
         }
+        let names = |between: &str| plan.chain().map(|p| p.operator.as_str()).collect::<Vec<_>>().join(between);
         Err(config(format!(
             "--from {from}: the job has state ({} entries of `{}`) of the rows before. Say what becomes of it: --drop-state {} begins all windows \
              anew, and results that went out before may come again; --keep-state goes on with it, and rows that are read again count again, \
              and rows that are skipped are missing",
             base.entries.len(),
-            plan.operator,
-            plan.operator
+            names("`, `"),
+            names(" --drop-state ")
         )))
     }
 
@@ -240,6 +250,7 @@ impl Begin {
         }
         if anew {
             meta.closed = i64::MIN;
+            meta.behind.clear();
         }
         meta
     }

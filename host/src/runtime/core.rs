@@ -4,11 +4,15 @@
 //! run again. **Invariant**: what an epoch commits is a function of the state before, its rows, and the plan.
 
 mod counts;
+mod next;
 mod process;
 mod records;
+mod stored;
 
 pub use self::counts::Counts;
+pub use self::stored::operator_of;
 
+use self::next::NextOperator;
 use self::process::ProcessStage;
 use crate::config::spec::Emit;
 use crate::element::{PartitionName, RawBatch};
@@ -21,23 +25,19 @@ use crate::operator::emission::Emission;
 use crate::operator::epoch::{EpochStart, ExcludedKeys, TaskEpoch};
 use crate::operator::fold::Partial;
 use crate::operator::isolate::Budget;
-use crate::operator::process::ProcessCloser;
+use crate::operator::process::{ProcessCloser, Processed};
 use crate::operator::task::EpochTask;
+use crate::output::EpochCommit;
 use crate::output::encode::Encoder;
-use crate::output::{Change, EpochCommit, Meta};
 use crate::plan::Plan;
-use crate::runtime::carry;
-use crate::state::savepoint::{self, Header};
+use crate::state::bulk::Bulk;
 use crate::state::spill::SpillError;
-use crate::state::store::{LoadError, Sizes, Store};
+use crate::state::store::{Sizes, Store};
 use datafusion::error::{DataFusionError, Result};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Merged panes take at most this part of the state's budget; slots have the rest.
 const BLOCKS_SHARE: usize = 2;
-/// Version of [`Meta`].
-const META_FORMAT: u32 = 1;
 
 /// Which partitions hold the watermark back no longer; index as in the source.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +98,11 @@ pub struct JobCore {
     owes: bool,
     /// Stored with the state: see [`Meta::begun`].
     begun: Option<String>,
+    /// Number of the operation among those with state.
+    number: u8,
+    next: Option<Box<NextOperator>>,
+    /// There are stored entries of an operator that the plan has not.
+    has_foreign: bool,
 }
 
 impl JobCore {
@@ -105,7 +110,19 @@ impl JobCore {
     ///
     /// # Errors
     /// When the plan's aggregates can't be made ready.
-    pub fn new(plan: Arc<Plan>, partitions: Vec<PartitionName>, format: OutputFormat, limits: JobLimits) -> Result<Self> {
+    pub fn new(plan: Arc<Plan>, partitions: Vec<PartitionName>, format: OutputFormat, mut limits: JobLimits) -> Result<Self> {
+        limits.state.memory_bytes /= plan.chain().count();
+        Self::of_operator(plan, partitions, format, limits, 0)
+    }
+
+    /// The state machine of an operation, by its number among those with state, and of those behind it.
+    fn of_operator(
+        plan: Arc<Plan>,
+        partitions: Vec<PartitionName>,
+        format: OutputFormat,
+        limits: JobLimits,
+        number: u8,
+    ) -> Result<Self> {
         let (closer, encoder) = prepare(&plan, format)?;
         let process = ProcessStage::new(&plan, format);
         let store = match &process {
@@ -117,6 +134,9 @@ impl JobCore {
             blocks.set_bytes_max(limits.state.memory_bytes / BLOCKS_SHARE);
         }
         Ok(Self {
+            next: NextOperator::of(&plan, format, &limits, number)?,
+            number,
+            has_foreign: false,
             store: store.within(limits.state.clone()),
             process,
             blocks,
@@ -138,68 +158,6 @@ impl JobCore {
         })
     }
 
-    /// Takes back one entry of the committed state.
-    ///
-    /// # Errors
-    /// When it does not read back, or there is no room for it.
-    pub fn load(&mut self, entry: Change) -> std::result::Result<(), LoadError> {
-        self.store.load(entry)
-    }
-
-    /// Begins at `positions`, one a partition.
-    pub fn start_at(&mut self, positions: Vec<i64>) {
-        self.positions = positions;
-    }
-
-    /// Takes back what was stored with the state; partitions that it does not know keep their position.
-    ///
-    /// # Errors
-    /// When the state was made by a pipeline whose state is another.
-    pub fn restore(&mut self, meta: &Meta) -> std::result::Result<(), String> {
-        if meta.format > META_FORMAT {
-            return Err(format!(
-                "the stored state has format {}, this program reads up to {META_FORMAT}: use a newer one",
-                meta.format
-            ));
-        }
-        if self.store.slots() > 0 {
-            carry::check(meta, &self.plan)?;
-        }
-        for (i, name) in self.partitions.iter().enumerate() {
-            let name = name.to_string();
-            self.positions[i] = meta.positions.get(&name).copied().unwrap_or(self.positions[i]);
-            self.watermarks[i] = meta.watermarks.get(&name).copied().unwrap_or(i64::MIN);
-        }
-        self.closed = meta.closed;
-        self.now = meta.now;
-        self.epoch = meta.epoch;
-        if let Some(closer) = self.closer.as_ref().filter(|c| matches!(c.window().emit, Emit::Early(_))) {
-            self.emission.apply(closer.all_changed(&self.store, self.closed).map_err(|e| e.to_string())?);
-        }
-        Ok(())
-    }
-
-    /// What is stored with the state of how the process was told to begin: see [`Meta::begun`].
-    pub fn begun(&mut self, how: Option<String>) {
-        self.begun = how;
-    }
-
-    /// Appends the state as of the last epoch to `savepoint` (see [`crate::state::savepoint`]), all of it or one key's (encoded); gives
-    /// the number of entries, none where `bytes_max` would be passed.
-    ///
-    /// # Errors
-    /// [`SpillError`].
-    pub fn copy(
-        &self,
-        header: impl FnOnce(Meta) -> Header,
-        key: Option<&[u8]>,
-        bytes_max: usize,
-        savepoint: &mut Vec<u8>,
-    ) -> std::result::Result<Option<u64>, SpillError> {
-        savepoint::begin(&header(self.meta()), savepoint);
-        self.store.copy(key, bytes_max, savepoint)
-    }
-
     /// The plan that epochs are closed with.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
@@ -211,6 +169,9 @@ impl JobCore {
     /// When its aggregates can't be made ready; the old plan stays.
     pub fn set_plan(&mut self, plan: Arc<Plan>) -> Result<()> {
         let (closer, encoder) = prepare(&plan, self.format)?;
+        if let Some((mine, next)) = self.next.as_mut().zip(plan.next.as_ref()) {
+            mine.set_plan(next)?;
+        }
         self.process = ProcessStage::new(&plan, self.format);
         (self.plan, self.closer, self.encoder) = (plan, closer, encoder);
         self.blocks.clear();
@@ -239,12 +200,13 @@ impl JobCore {
 
     /// Whether results of windows that have closed are left for the next epochs: an input that has ended needs some more, without rows.
     pub fn owes(&self) -> bool {
-        self.owes
+        self.owes || self.next.as_ref().is_some_and(|next| next.core.owes())
     }
 
     /// Counts since the start.
     pub fn counts(&self) -> Counts {
-        self.counts
+        let expired = self.next.as_ref().map_or(0, |next| next.core.counts().expired);
+        Counts { expired: self.counts.expired + expired, ..self.counts }
     }
 
     /// Removes what a process that was killed left of state on disk; no other may use the folder.
@@ -252,16 +214,25 @@ impl JobCore {
     /// # Errors
     /// [`SpillError`].
     pub fn tidy(&self) -> std::result::Result<(), SpillError> {
-        self.store.tidy()
+        self.operators().try_for_each(|core| core.store.tidy())
     }
 
     /// How large the keyed state is, in memory and on disk.
     pub fn sizes(&self) -> Sizes {
-        self.store.sizes()
+        self.operator_sizes().into_iter().sum()
     }
 
-    /// What is open: panes and their keys, the oldest event that waits, the watermark that closes the next window. None without a window.
-    /// Goes over all panes.
+    /// The same of each operator, in order.
+    pub fn operator_sizes(&self) -> Vec<Sizes> {
+        self.operators().map(|core| core.store.sizes()).collect()
+    }
+
+    /// The state machines of the operators: this one, and those behind it.
+    fn operators(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |core| core.next.as_ref().map(|next| &next.core))
+    }
+
+    /// What is open: panes, the oldest event that waits, the watermark that closes the next window. None without a window. Goes over all panes.
     pub fn open_windows(&self) -> Option<OpenWindows> {
         let assigner = self.plan.window.as_ref()?.assigner();
         let oldest = self.store.panes().next();
@@ -271,6 +242,11 @@ impl JobCore {
             oldest: oldest.map(|pane| pane.start).filter(|start| *start > i64::MIN),
             next_close,
         })
+    }
+
+    /// The state machines of the operators with state behind this one, in order.
+    pub fn behind(&self) -> impl Iterator<Item = &Self> {
+        self.operators().skip(1)
     }
 
     /// What the next epoch starts from.
@@ -373,14 +349,30 @@ impl JobCore {
             return Ok(Outcome::Rerun(self.starts_without(tasks, closed.excluded)));
         }
         let mut commit = EpochCommit { epoch: self.epoch + 1, ..EpochCommit::default() };
-        self.write_results(&closed, tasks, policy, &mut budget, &mut commit).inspect_err(|_| self.blocks.clear())?;
-        self.write_side_outputs(&closed, tasks, &mut commit)?;
-        if let Some(processed) = processed {
-            self.write_process(processed, tasks, &mut commit)?;
-        }
+        let written = self.write(&closed, processed, tasks, policy, &mut budget, &mut commit);
+        written
+            .and_then(|()| self.close_next(&closed, (now, reached, time), policy, &mut commit))
+            .inspect_err(|_| self.blocks.clear())?;
         self.now = time;
         self.accept(tasks, watermarks, (now, reached), closed, &mut commit).map_err(|e| DataFusionError::External(e.into()))?;
         Ok(Outcome::Commit(Box::new(commit)))
+    }
+
+    /// What the epoch gives, but for results that go on to the next operation.
+    fn write(
+        &mut self,
+        closed: &Closed,
+        processed: Option<Processed>,
+        tasks: &[TaskEpoch],
+        policy: FaultPolicy,
+        budget: &mut Budget,
+        commit: &mut EpochCommit,
+    ) -> Result<()> {
+        if self.next.is_none() {
+            self.write_results(closed, tasks, policy, budget, commit)?;
+        }
+        self.write_side_outputs(closed, tasks, commit)?;
+        processed.map_or(Ok(()), |processed| self.write_process(processed, tasks, commit))
     }
 
     /// Whether early results are given in an epoch at processing time `now`: once in each interval of it.
@@ -452,10 +444,12 @@ impl JobCore {
         // At the end of the input the keys of a process live on: see `ProcessCloser::close`.
         self.store.rearm(if self.process.is_some() { reached } else { now }, closed.rearmed)?;
         self.store.rearm_processing(self.now, closed.rearmed_processing)?;
-        self.store.remove(&closed.removed_slots, &mut commit.changes)?;
+        let mut changes = Bulk::default();
+        self.store.remove(&closed.removed_slots, &mut changes)?;
         closed.taken.into_iter().for_each(|(pane, key)| self.store.taken(pane, key));
         self.owes = closed.owes;
-        self.store.apply(closed.updates, &closed.removed, &mut commit.changes)?;
+        self.store.apply(closed.updates, &closed.removed, &mut changes)?;
+        self.mark(changes, &mut commit.changes);
         self.epoch += 1;
         let counts = &mut self.counts;
         counts.expired += closed.expired;
@@ -468,25 +462,6 @@ impl JobCore {
         commit.positions.clone_from(&self.positions);
         commit.meta = self.meta();
         Ok(())
-    }
-
-    fn meta(&self) -> Meta {
-        let named = |values: &[i64], known: fn(i64) -> bool| -> BTreeMap<String, i64> {
-            self.partitions.iter().zip(values).filter(|(_, v)| known(**v)).map(|(n, v)| (n.to_string(), *v)).collect()
-        };
-        Meta {
-            format: META_FORMAT,
-            epoch: self.epoch,
-            positions: named(&self.positions, |_| true),
-            watermarks: named(&self.watermarks, |w| w != i64::MIN),
-            closed: self.closed,
-            now: self.now,
-            layout: self.plan.layout.clone(),
-            operators: self.plan.operators(),
-            begun: self.begun.clone(),
-            entries: Some(self.store.slots() as u64),
-            files: BTreeMap::new(),
-        }
     }
 }
 

@@ -61,7 +61,7 @@ struct InCommit {
     counts: Counts,
     lateness: RowLateness,
     closed: i64,
-    sizes: Sizes,
+    sizes: Vec<Sizes>,
     plan: Arc<Plan>,
 }
 
@@ -352,7 +352,7 @@ impl<O: Outside> Driver<O> {
             let policy = if self.on_probation(&plan) { FaultPolicy::Fail } else { FaultPolicy::Isolate };
             match self.core.close(&tasks, &progress, policy) {
                 Ok(Outcome::Commit(commit)) => {
-                    self.note_rejects(&tasks);
+                    self.note_rejects(&commit);
                     let mut lateness = RowLateness::default();
                     tasks.iter().for_each(|t| lateness.add(&t.lateness));
                     return self.hand_over(*commit, lateness, &plan, observer, total);
@@ -391,12 +391,10 @@ impl<O: Outside> Driver<O> {
         Ok(fresh)
     }
 
-    fn note_rejects(&self, tasks: &[TaskEpoch]) {
-        for reject in tasks.iter().flat_map(|t| &t.rejects) {
-            match &reject.error.guest {
-                Some(guest) => self.metrics.rejected_by(&guest.plugin, &guest.version),
-                None => self.metrics.rejected_by("", ""),
-            }
+    fn note_rejects(&self, commit: &EpochCommit) {
+        for blamed in &commit.blamed {
+            let (plugin, version) = blamed.as_ref().map_or(("", ""), |(plugin, version)| (plugin, version));
+            self.metrics.rejected_by(plugin, version);
         }
     }
 
@@ -422,7 +420,7 @@ impl<O: Outside> Driver<O> {
             counts,
             lateness,
             closed: self.core.closed(),
-            sizes: self.core.sizes(),
+            sizes: self.core.operator_sizes(),
             plan: Arc::clone(plan),
         });
         self.handed_over = Some((commit.positions.clone(), commit.meta.closed));
@@ -458,7 +456,8 @@ impl<O: Outside> Driver<O> {
             outputs: &waiting.outputs,
             counts: waiting.counts,
             closed: waiting.closed,
-            sizes: waiting.sizes,
+            sizes: waiting.sizes.iter().copied().sum(),
+            operator_sizes: &waiting.sizes,
             commit_time,
             plan: &waiting.plan,
         };

@@ -90,6 +90,8 @@ pub struct Committed<'a> {
     pub closed: i64,
     /// How large keyed state is.
     pub sizes: Sizes,
+    /// The same of each operator that has some, in order.
+    pub operator_sizes: &'a [Sizes],
     /// Time of the commit.
     pub commit_time: Duration,
     /// The plan that closed it.

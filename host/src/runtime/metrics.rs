@@ -130,13 +130,13 @@ impl Metrics {
             self.closed.set(epoch.closed);
         }
         if epoch.plan.has_state() {
-            self.state.set(&epoch.plan.operator, &epoch.sizes);
+            self.state.set(epoch.plan.chain().map(|p| p.operator.as_str()).zip(epoch.operator_sizes.iter().copied()));
         }
     }
 
-    /// What the state of an operator may take of memory, bytes.
-    pub fn state_limit(&self, operator: &str, bytes: usize) {
-        self.state.limit(operator, bytes);
+    /// What the state of these operators may take of memory together, bytes.
+    pub fn state_limit(&self, operators: &[&str], bytes: usize) {
+        self.state.limit(operators, bytes);
     }
 
     /// A restore has come so far, `more` records since the last call.

@@ -11,7 +11,6 @@ pub use self::file::{Expect, Input, RecordInput, Scenario};
 
 use self::compare::{in_order, matched, same, table, values};
 use self::scratch::Scratch;
-use crate::config::spec::OutputMode;
 use crate::config::{self, LoadOptions};
 use crate::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
 use crate::ingest::decode::Decoder;
@@ -160,7 +159,7 @@ impl Scenario {
             }
             core = run.segment(core, &segment.records, i + 1 == segments.len())?;
         }
-        let upserts = run.plan.window.as_ref().is_some_and(|w| w.output == OutputMode::Upsert);
+        let upserts = run.plan.upserts();
         let revisions = self.expect.revisions.as_ref().filter(|_| mode.epoch_rows == 1 && !mode.on_disk);
         if let Some(revisions) = revisions {
             in_order(revisions, &values(&run.log.outputs)?, self.tolerance)?;

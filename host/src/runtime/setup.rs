@@ -6,7 +6,7 @@ use super::job::JobSpec;
 use super::metrics::Metrics;
 use super::restoring;
 use super::swap::Swapper;
-use crate::config::spec::{OutputMode, Pipeline};
+use crate::config::spec::Pipeline;
 use crate::error::{Error, Kind};
 use crate::ingest::{self, OpenOptions};
 use crate::limits::{GuestLimits, JobLimits};
@@ -78,7 +78,7 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
         data_dir: options.data_dir.to_path_buf(),
     };
     let mut committer = output::open(commit).map_err(|e| Error::new(e.kind(), e.to_string()))?;
-    if plan.window.as_ref().is_some_and(|w| w.output == OutputMode::Upsert) {
+    if plan.upserts() {
         committer.results_are_a_table();
     }
     let metrics = Arc::new(Metrics::new(&team, &name).map_err(|e| Error::new(Kind::Internal, e.to_string()))?);
@@ -89,7 +89,8 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
     limits.state.memory_bytes = pipeline.state.memory.unwrap_or(limits.state.memory_bytes);
     limits.state.spill = Some(options.data_dir.join(&team).join(&name).join("spill"));
     if plan.has_state() {
-        metrics.state_limit(&plan.operator, limits.state.memory_bytes);
+        let operators: Vec<&str> = plan.chain().map(|p| p.operator.as_str()).collect();
+        metrics.state_limit(&operators, limits.state.memory_bytes);
     }
     metrics.status.describe(&plan, source.partitions(), &limits);
     let swapper = Swapper::new(pipeline.clone(), Arc::clone(&plan), plugins.clone());

@@ -50,35 +50,42 @@ impl StateMetrics {
         Ok(Self { gauges, counters })
     }
 
-    /// Bytes of memory that the state of `operator` may take.
-    pub fn limit(&self, operator: &str, bytes: usize) {
-        self.gauge(LIMIT, operator, bytes);
+    /// Bytes of memory that the state of a job's operators may take; each has the same share.
+    pub fn limit(&self, operators: &[&str], bytes: usize) {
+        self.gauge(LIMIT, None, bytes);
+        operators.iter().for_each(|operator| self.gauge(LIMIT, Some(operator), bytes / operators.len()));
     }
 
-    /// The sizes of `operator`, a job's only one with state.
-    pub fn set(&self, operator: &str, sizes: &Sizes) {
-        let Sizes { slots, bytes, memory_bytes, disk_slots, disk_bytes, disk_reads, disk_writes } = *sizes;
+    /// The sizes of a job's operators.
+    pub fn set<'a>(&self, operators: impl Iterator<Item = (&'a str, Sizes)>) {
+        let mut all = Vec::new();
+        for (operator, sizes) in operators {
+            self.set_one(Some(operator), sizes);
+            all.push(sizes);
+        }
+        self.set_one(None, all.into_iter().sum());
+    }
+
+    /// Of an operator, or of the job.
+    fn set_one(&self, operator: Option<&str>, sizes: Sizes) {
+        let Sizes { slots, bytes, memory_bytes, disk_slots, disk_bytes, disk_reads, disk_writes } = sizes;
         for (at, value) in [(0, slots), (1, bytes), (2, memory_bytes), (4, disk_slots), (5, disk_bytes)] {
             self.gauge(at, operator, value);
         }
         for ((job, operators), value) in self.counters.iter().zip([disk_reads, disk_writes]) {
+            let counter = operator.map_or_else(|| job.clone(), |operator| operators.with_label_values(&[operator]));
             // After a return to the last committed epoch the table counts from 0 again: a counter that goes back is a restart, to Prometheus.
-            let operator = operators.with_label_values(&[operator]);
-            if value < job.get() {
-                job.reset();
-                operator.reset();
+            if value < counter.get() {
+                counter.reset();
             }
-            job.inc_by(value - job.get());
-            operator.inc_by(value.saturating_sub(operator.get()));
+            counter.inc_by(value - counter.get());
         }
     }
 
-    fn gauge(&self, at: usize, operator: &str, value: usize) {
-        let value = i64::try_from(value).unwrap_or(i64::MAX);
-        if let Some((job, operators)) = self.gauges.get(at) {
-            job.set(value);
-            operators.with_label_values(&[operator]).set(value);
-        }
+    fn gauge(&self, at: usize, operator: Option<&str>, value: usize) {
+        let Some((job, operators)) = self.gauges.get(at) else { return };
+        let gauge = operator.map_or_else(|| job.clone(), |operator| operators.with_label_values(&[operator]));
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
     }
 }
 
@@ -90,10 +97,11 @@ mod tests {
     fn sizes_are_told_of_the_job_and_of_its_operator() {
         let registry = Registry::new();
         let metrics = StateMetrics::new(&registry).unwrap();
-        metrics.limit("counts", usize::MAX);
+        metrics.limit(&["counts"], usize::MAX);
         let sizes = Sizes { slots: 1, bytes: 2, memory_bytes: 3, disk_slots: 4, disk_bytes: 5, disk_reads: 6, disk_writes: 7 };
-        metrics.set("counts", &sizes);
-        metrics.set("counts", &sizes);
+        let set = |sizes: &[Sizes]| metrics.set(["counts", "matches"].into_iter().zip(sizes.iter().copied()));
+        set(&[sizes]);
+        set(&[sizes]);
         let text = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [
             "state_keys 1",
@@ -107,7 +115,10 @@ mod tests {
         ] {
             assert!(text().lines().any(|l| l == line), "{line} is missing in\n{}", text());
         }
-        metrics.set("counts", &Sizes { disk_reads: 2, ..sizes });
+        set(&[Sizes { disk_reads: 2, ..sizes }]);
         assert!(text().contains("\nstate_disk_reads_total 2\n"), "{}", text());
+        set(&[sizes, sizes]);
+        assert!(text().contains("\nstate_keys 2\n"), "{}", text());
+        assert!(text().contains("\noperator_state_keys{operator=\"matches\"} 1\n"), "{}", text());
     }
 }

@@ -9,7 +9,7 @@ use crate::operator::window_lateness::RowLateness;
 use crate::plan::{Plan, window_kind};
 use crate::runtime::core::{Counts, JobCore, OpenWindows};
 use crate::runtime::progress::{PartitionClock, PartitionState};
-use crate::runtime::why::{Settings, Why};
+use crate::runtime::why::{OperatorWhy, Settings, Why};
 use crate::state::store::Sizes;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -70,6 +70,7 @@ pub(super) struct Inner {
     pub(super) closed: Option<i64>,
     pub(super) state: Sizes,
     pub(super) windows: Option<OpenWindows>,
+    pub(super) behind: Vec<OperatorWhy>,
     pub(super) counts: Counts,
     /// Positions when rates were last worked out.
     rated: Option<(Instant, Vec<i64>)>,
@@ -128,7 +129,9 @@ impl JobStatus {
         inner.partitions = seen.clock.partitions().iter().enumerate().map(partition).collect();
         inner.closed = Some(seen.core.closed()).filter(|c| *c != i64::MIN);
         if seen.looked {
-            (inner.windows, inner.state) = (seen.windows, seen.core.sizes());
+            inner.windows = seen.windows;
+            inner.state = seen.core.operator_sizes().first().copied().unwrap_or_default();
+            inner.behind = seen.core.behind().map(OperatorWhy::of).collect();
         }
         inner.seen_at = Some(seen.now);
     }

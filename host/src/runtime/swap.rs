@@ -211,12 +211,12 @@ impl Swapper {
             return Ok(fresh.then_some(false));
         }
         let next = crate::plan::build(&self.pipeline, &plugins).map_err(|e| e.to_string())?;
-        if next.layout != plan.layout {
-            return Err(format!("its state is laid out differently: `{}` instead of `{}`", next.layout, plan.layout));
+        if let Some((new, old)) = next.chain().zip(plan.chain()).find(|(new, old)| new.layout != old.layout) {
+            return Err(format!("its state is laid out differently: `{}` instead of `{}`", new.layout, old.layout));
         }
         // A process may give more than before: what readers know of its rows must still be there.
-        let (old, new) = (&plan.output, &next.output);
-        let has_grown = plan.process.is_some() && old.fields().iter().all(|f| new.fields().iter().any(|n| n == f));
+        let (old, new) = (&plan.last().output, &next.last().output);
+        let has_grown = plan.last().process.is_some() && old.fields().iter().all(|f| new.fields().iter().any(|n| n == f));
         if old != new && !has_grown {
             return Err(format!("its results have other columns: ({}) instead of ({})", columns(new), columns(old)));
         }

@@ -6,8 +6,10 @@ use crate::limits::JobLimits;
 use crate::operator::lateness::Lateness;
 use crate::operator::window_lateness::RowLateness;
 use crate::plan::Plan;
+use crate::runtime::core::{JobCore, OpenWindows};
 use crate::runtime::explanation;
 use crate::runtime::status::{Inner, PartitionSeen, Phase};
+use crate::state::store::Sizes;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,9 @@ pub struct Why {
     pub partitions: Vec<PartitionWhy>,
     /// Open windows; none for a pipeline without.
     pub windows: Option<WindowsWhy>,
+    /// The operators with state behind the first one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<OperatorWhy>,
     /// How late rows were, since the process started.
     pub lateness: LatenessWhy,
     /// What waiting depends on.
@@ -94,6 +99,41 @@ pub struct WindowsWhy {
     pub oldest: Option<i64>,
     /// The watermark that closes the next window.
     pub next_close: Option<i64>,
+}
+
+/// An operator with state behind another.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorWhy {
+    /// Its name.
+    pub operator: String,
+    /// Its watermark, which follows that of the one before.
+    pub watermark: Option<i64>,
+    /// What is open in it.
+    pub windows: WindowsWhy,
+}
+
+impl OperatorWhy {
+    pub(super) fn of(core: &JobCore) -> Self {
+        let watermark = Some(core.closed()).filter(|closed| *closed != i64::MIN);
+        let windows = WindowsWhy::of(core.open_windows(), &core.operator_sizes().first().copied().unwrap_or_default());
+        Self { operator: core.plan().operator.clone(), watermark, windows }
+    }
+}
+
+impl WindowsWhy {
+    fn of(windows: Option<OpenWindows>, state: &Sizes) -> Self {
+        Self {
+            panes: windows.map_or(0, |w| w.panes),
+            slots: state.slots,
+            bytes: state.bytes,
+            memory_bytes: state.memory_bytes,
+            disk_slots: state.disk_slots,
+            disk_bytes: state.disk_bytes,
+            oldest: windows.and_then(|w| w.oldest),
+            next_close: windows.and_then(|w| w.next_close),
+        }
+    }
 }
 
 /// How far behind the watermark rows came.
@@ -199,16 +239,7 @@ impl Why {
         let waits = inner.settings.out_of_orderness_ms.is_some();
         let held_back_by =
             numbers.iter().filter(|_| waits).filter(open).min_by_key(|p| partitions[**p].watermark.unwrap_or(i64::MIN)).copied();
-        let windows = inner.settings.out_of_orderness_ms.map(|_| WindowsWhy {
-            panes: inner.windows.map_or(0, |w| w.panes),
-            slots: inner.state.slots,
-            bytes: inner.state.bytes,
-            memory_bytes: inner.state.memory_bytes,
-            disk_slots: inner.state.disk_slots,
-            disk_bytes: inner.state.disk_bytes,
-            oldest: inner.windows.and_then(|w| w.oldest),
-            next_close: inner.windows.and_then(|w| w.next_close),
-        });
+        let windows = inner.settings.out_of_orderness_ms.map(|_| WindowsWhy::of(inner.windows, &inner.state));
         let mut why = Self {
             job: job.to_owned(),
             at: now_ms,
@@ -220,6 +251,7 @@ impl Why {
             explanation: Vec::new(),
             partitions,
             windows,
+            behind: inner.behind.clone(),
             lateness: of_lateness(lateness, inner),
             settings: inner.settings,
         };

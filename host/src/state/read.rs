@@ -192,18 +192,24 @@ impl Store {
         }
     }
 
-    /// Appends all entries, or those of one encoded key, to a savepoint that is built in memory; how many, or none where `savepoint` would
+    /// Appends all entries, or those of one encoded key, to a savepoint that is built in memory, with `prefix` before their keys; how many, or none where `savepoint` would
     /// have more than `bytes_max`.
     ///
     /// # Errors
     /// [`SpillError`].
-    pub fn copy(&self, key: Option<&[u8]>, bytes_max: usize, savepoint: &mut Vec<u8>) -> Result<Option<u64>, SpillError> {
+    pub fn copy(
+        &self,
+        prefix: &[u8],
+        key: Option<&[u8]>,
+        bytes_max: usize,
+        savepoint: &mut Vec<u8>,
+    ) -> Result<Option<u64>, SpillError> {
         let mut count = 0;
         let mut add = |pane: PaneId, key: &[u8], state: &[u8]| {
             let (start, from) = (pane.start.to_be_bytes(), pane.from.to_be_bytes());
             let fits = savepoint.len() + key.len() + state.len() <= bytes_max;
             if fits {
-                savepoint::entry(shard(key), &[&start, &from, key], state, savepoint);
+                savepoint::entry(shard(key), &[prefix, &start, &from, key], state, savepoint);
                 count += 1;
             }
             fits

@@ -91,6 +91,20 @@ pub struct Sizes {
     pub disk_writes: u64,
 }
 
+impl std::iter::Sum for Sizes {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self {
+            slots: a.slots + b.slots,
+            bytes: a.bytes + b.bytes,
+            memory_bytes: a.memory_bytes + b.memory_bytes,
+            disk_slots: a.disk_slots + b.disk_slots,
+            disk_bytes: a.disk_bytes + b.disk_bytes,
+            disk_reads: a.disk_reads + b.disk_reads,
+            disk_writes: a.disk_writes + b.disk_writes,
+        })
+    }
+}
+
 /// A slot in memory.
 pub(super) struct InMemory {
     pub(super) state: Box<[u8]>,

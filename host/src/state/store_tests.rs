@@ -151,9 +151,9 @@ fn check(seed: u64) {
             assert_eq!(some.len(), plain.keys().filter(|(p, _)| *p == pane).count());
         }
         let mut copy = Vec::new();
-        assert_eq!(store.copy(None, usize::MAX, &mut copy).unwrap(), Some(plain.len() as u64));
+        assert_eq!(store.copy(&[], None, usize::MAX, &mut copy).unwrap(), Some(plain.len() as u64));
         let of_key = plain.keys().filter(|(_, key)| key.as_ref() == b"key 7").count() as u64;
-        assert_eq!(store.copy(Some(b"key 7"), usize::MAX, &mut copy).unwrap(), Some(of_key));
+        assert_eq!(store.copy(&[], Some(b"key 7"), usize::MAX, &mut copy).unwrap(), Some(of_key));
     }
     let panes: Vec<PaneId> = store.panes().collect();
     store.apply(Vec::new(), &panes, &mut Bulk::default()).unwrap();

@@ -182,6 +182,13 @@ impl Assigner {
         windows_of(windows, pane).filter(|w| windows.closes_at(*w) > closed).map(|w| windows.bounds(w)).collect()
     }
 
+    /// Start of the first window that `watermark` has not closed; where windows are a key's own, the watermark itself.
+    pub fn open_from(&self, watermark: i64, allowed_lateness: Duration) -> i64 {
+        let Self::Aligned(windows) = self else { return watermark };
+        let (pane, _) = windows.pane(watermark.saturating_sub(allowed_lateness.as_millis() as i64));
+        windows.bounds(windows.first_open(pane, watermark)).0
+    }
+
     /// The watermark that closes the first window over `pane` that `closed` has not closed; none where windows are a key's own.
     pub fn next_close(&self, pane: PaneId, closed: i64) -> Option<i64> {
         let Self::Aligned(windows) = self else { return None };

@@ -48,10 +48,11 @@ impl EpochTask<'_> {
         let numbers = row_numbers(&batch);
         let mut watermarks = Vec::with_capacity(rows);
         let mut keep = vec![true; rows];
+        let moves = !process.is_decoded && !self.is_behind;
         for i in 0..rows {
             let (row, time) = (numbers[i] as usize, times.value(i));
             let judged = (!times.is_null(i)).then_some(time);
-            let watermark = match self.watermark_before(process.clock, raw, row, judged, before, !process.is_decoded) {
+            let watermark = match self.watermark_before(process.clock, raw, row, judged, before, moves) {
                 Ok(watermark) => watermark,
                 Err(reason) => {
                     let error = Arc::new(RowError { reason, guest: None });

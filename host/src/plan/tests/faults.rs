@@ -94,10 +94,6 @@ fn windows() {
         &["3: the event time `size` is a long, not a timestamp; parse it with outputType milliToTimestamp"],
     );
     check(vec![parse(1), window(3, "st", &["nam"], n())], &["3: unknown column `nam`"]);
-    check(
-        vec![parse(1), window(3, "st", &[], n()), window(6, "window_end", &[], n())],
-        &["6: a pipeline has one operation with state"],
-    );
     check(vec![parse(1), window(3, "st", &[], n()), parse(6)], &["6: "; 8]);
     check(vec![project(1, &[("a", "value")]), parse(2)], &["2: parse stands behind a project"]);
 }

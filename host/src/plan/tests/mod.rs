@@ -1,6 +1,7 @@
 //! What is shared: a pipeline put together by hand, guests that are native, a batch to run steps over.
 
 mod aggregation;
+mod chain;
 mod faults;
 mod guests;
 mod steps;
@@ -182,7 +183,7 @@ fn pipeline(operations: Vec<Placed<Operation>>) -> Pipeline {
         pace: crate::config::spec::PaceSpec::default(),
         state: crate::config::spec::StateSpec::default(),
         operations,
-        operator: "counts".into(),
+        operators: vec!["counts".into()],
         sink: SinkSpec::Stdout,
         late: None,
         rejects: None,

@@ -1,6 +1,5 @@
 //! The part of a job's state machine that a keyed process has: its close, and what its outputs and faults become.
 
-use super::records::rejected_result;
 use super::{JobCore, OutputFormat, Progress};
 use crate::operator::FaultPolicy;
 use crate::operator::epoch::TaskEpoch;
@@ -69,8 +68,10 @@ impl JobCore {
         }
         let mut rejects = processed.rejects;
         rejects.sort_by_key(|(task, reject)| (*task, reject.batch, reject.row));
-        commit.rejects.extend(rejects.iter().map(|(task, reject)| self.rejected(&tasks[*task], reject)));
-        commit.rejects.extend(processed.set_aside.iter().map(|aside| rejected_result(&aside.what, &[], &aside.error)));
+        for (task, reject) in &rejects {
+            self.reject(&tasks[*task], reject, commit)?;
+        }
+        processed.set_aside.iter().for_each(|aside| self.reject_result(&aside.what, &[], &aside.error, commit));
         Ok(())
     }
 }

@@ -2,13 +2,14 @@
 
 use super::JobCore;
 use crate::config::spec::OutputMode;
-use crate::element::Record;
+use crate::element::{RawBatch, Record};
 use crate::operator::close::Closed;
 use crate::operator::columns::{display, row_text};
 use crate::operator::epoch::{RejectedRow, RowError, TaskEpoch};
 use crate::operator::isolate::{Budget, isolate};
 use crate::operator::{FaultPolicy, steps};
-use crate::output::side::{LateRow, Reject};
+use crate::output::encode::Encoder;
+use crate::output::side::{From, LateRow, Reject};
 use crate::output::{EpochCommit, OutRecord};
 use crate::plan::Step;
 use arrow::array::RecordBatch;
@@ -44,7 +45,7 @@ impl JobCore {
                         good = fault.items.end;
                         let error = RowError::of(&fault.error);
                         for i in fault.items {
-                            commit.rejects.push(rejected_result(&row_text(batch, i), &[], &error));
+                            self.reject_result(&row_text(batch, i), &[], &error, commit);
                         }
                     }
                     self.write_parts(&run(good..batch.num_rows())?, commit)?;
@@ -75,21 +76,52 @@ impl JobCore {
         self.encoder.encode(batch).map_err(|e| DataFusionError::External(e.into()))
     }
 
+    /// Sets a row aside.
+    pub(super) fn reject(&self, task: &TaskEpoch, reject: &RejectedRow, commit: &mut EpochCommit) -> Result<()> {
+        let raw = &task.input[reject.batch];
+        let value = self.value(raw, reject.row)?;
+        let row = Reject {
+            from: self.from(raw),
+            record: Some(record(raw, reject.row, value.as_deref())),
+            reason: &reject.error.reason,
+            guest: reject.error.guest.as_ref(),
+        };
+        commit.reject(row.to_record(), row.guest);
+        Ok(())
+    }
+
+    fn from(&self, raw: &RawBatch) -> From<'_> {
+        match raw.records.results() {
+            Some(_) => From::Given(&self.plan.operator),
+            None => From::Partition(&self.partitions[raw.partition]),
+        }
+    }
+
+    /// The JSON of a row that is a result.
+    fn value(&self, raw: &RawBatch, row: usize) -> Result<Option<Vec<u8>>> {
+        let Some(rows) = raw.records.results() else { return Ok(None) };
+        let mut encoder = Encoder::new(rows.schema(), Vec::new(), self.format.timestamps);
+        let records = encoder.encode(&rows.slice(row, 1)).map_err(|e| DataFusionError::External(e.into()))?;
+        Ok(records.into_iter().next().map(|record| record.value))
+    }
+
     pub(super) fn write_side_outputs(&self, closed: &Closed, tasks: &[TaskEpoch], commit: &mut EpochCommit) -> Result<()> {
         for task in tasks {
             for late in &task.late {
                 let raw = &task.input[late.batch];
-                let record = raw.records.record(late.row);
+                let value = self.value(raw, late.row)?;
                 let row = LateRow {
-                    partition: &self.partitions[raw.partition],
-                    record,
+                    from: self.from(raw),
+                    record: record(raw, late.row, value.as_deref()),
                     event_time: late.event_time,
                     watermark: late.watermark,
                     late_by: late.late_by,
                 };
                 commit.late.push(row.to_record());
             }
-            commit.rejects.extend(task.rejects.iter().map(|reject| self.rejected(task, reject)));
+            for reject in &task.rejects {
+                self.reject(task, reject, commit)?;
+            }
         }
         let Some(closer) = &self.closer else { return Ok(()) };
         for bad in &closed.bad_results {
@@ -97,27 +129,23 @@ impl JobCore {
                 closer.keys().decode(std::iter::once(bad.key.as_ref())).map_err(|e| DataFusionError::External(e.into()))?;
             let keys: Vec<String> = keys.iter().map(|k| display(k.as_ref(), 0)).collect();
             let what = format!("window {} of key ({})", bad.window, keys.join(", "));
-            commit.rejects.push(rejected_result(&what, &bad.state, &bad.error));
+            self.reject_result(&what, &bad.state, &bad.error, commit);
         }
         Ok(())
     }
 
-    /// A row of a task that was at fault.
-    pub(super) fn rejected(&self, task: &TaskEpoch, reject: &RejectedRow) -> OutRecord {
-        let raw = &task.input[reject.batch];
-        let row = Reject {
-            partition: Some(&self.partitions[raw.partition]),
-            record: Some(raw.records.record(reject.row)),
-            reason: &reject.error.reason,
-            guest: reject.error.guest.as_ref(),
-        };
-        row.to_record()
+    /// Sets a result aside that could not be made; there is no single record to blame.
+    pub(super) fn reject_result(&self, what: &str, state: &[u8], error: &RowError, commit: &mut EpochCommit) {
+        let from = if self.number == 0 { From::Nowhere } else { From::Given(&self.plan.operator) };
+        let record = Record { offset: -1, timestamp: None, key: None, value: Some(state) };
+        let reason = format!("{what}: {}", error.reason);
+        let row = Reject { from, record: Some(record), reason: &reason, guest: error.guest.as_ref() };
+        commit.reject(row.to_record(), row.guest);
     }
 }
 
-/// A result that could not be made; there is no single record to blame.
-pub(super) fn rejected_result(what: &str, state: &[u8], error: &RowError) -> OutRecord {
-    let record = Record { offset: -1, timestamp: None, key: None, value: Some(state) };
-    let reason = format!("{what}: {}", error.reason);
-    Reject { partition: None, record: Some(record), reason: &reason, guest: error.guest.as_ref() }.to_record()
+/// A row of a batch; of a result `value` is its JSON.
+fn record<'a>(raw: &'a RawBatch, row: usize, value: Option<&'a [u8]>) -> Record<'a> {
+    let record = raw.records.record(row);
+    Record { value: value.or(record.value), ..record }
 }

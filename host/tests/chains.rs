@@ -1,0 +1,199 @@
+//! Windows behind windows on random disordered input: what the later one gives is what a plain recomputation makes of the results of the first
+//! one, run by itself; none of them is late, whatever the windows are, where epochs are cut, which partitions are idle, and where the job is
+//! restored from what it had committed.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+use kindling::config::{LoadOptions, load_str};
+use kindling::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
+use kindling::ingest::decode::Decoder;
+use kindling::limits::JobLimits;
+use kindling::operator::FaultPolicy;
+use kindling::output::{Change, Meta};
+use kindling::plan::{self, Plan};
+use kindling::plugin::PluginSet;
+use kindling::runtime::core::{JobCore, Outcome, OutputFormat, Progress};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const PARTITIONS: usize = 3;
+const OUTER_MS: i64 = 60_000;
+
+/// Numbers from a seed (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+/// One epoch: rows by partition, and which partitions are idle after it.
+struct Epoch {
+    rows: Vec<(usize, String)>,
+    idle: Vec<bool>,
+}
+
+fn pipeline(inner: &str, outer: &str) -> Arc<Plan> {
+    let text = format!(
+        "source: {{ name: stdin }}\ntimestampFormat: millis\npipeline:\n  - operation: parse\n    parse:\n      parameters:\n        \
+         - {{ jsonPath: t, outputType: milliToTimestamp, outputCol: t }}\n        - {{ jsonPath: k, outputType: string, outputCol: k }}\n  \
+         - operation: window_aggregate\n    name: inner\n    {inner}\n    groupByKeys: [k]\n    \
+         aggregations: [{{ reducer: count, outputColumn: n }}]\n{outer}"
+    );
+    let pipeline = load_str(&text, "p.yaml", &LoadOptions::default()).unwrap();
+    Arc::new(plan::build(&pipeline, &PluginSet::empty()).unwrap())
+}
+
+/// What a job has committed.
+#[derive(Default)]
+struct Log {
+    entries: BTreeMap<Vec<u8>, Change>,
+    meta: Option<Meta>,
+    outputs: Vec<Value>,
+    late: Vec<Value>,
+}
+
+impl Log {
+    fn restored(&self, plan: &Arc<Plan>) -> JobCore {
+        let partitions = (0..PARTITIONS).map(|p| PartitionName { topic: "in".into(), partition: p as i32 }).collect();
+        let format = OutputFormat { timestamps: kindling::config::spec::TimestampFormat::Millis };
+        let mut core = JobCore::new(Arc::clone(plan), partitions, format, JobLimits::default()).unwrap();
+        self.entries.values().for_each(|entry| core.load(entry.clone()).unwrap());
+        self.meta.iter().for_each(|meta| core.restore(meta).unwrap());
+        core
+    }
+}
+
+/// Runs the epochs, with the input's end after them or without.
+fn run(plan: &Arc<Plan>, epochs: &[Epoch], ends: bool, random: &mut Random) -> Log {
+    let mut log = Log::default();
+    let mut core = log.restored(plan);
+    let mut offsets = [0; PARTITIONS];
+    for (number, epoch) in epochs.iter().enumerate() {
+        if random.below(4) == 0 {
+            core = log.restored(plan);
+        }
+        let mut batches: Vec<OwnedRecords> = (0..PARTITIONS).map(|_| OwnedRecords::default()).collect();
+        for (partition, value) in &epoch.rows {
+            let value = Some(value.clone().into_bytes());
+            batches[*partition].rows.push(OwnedRecord { offset: offsets[*partition], value, ..OwnedRecord::default() });
+            offsets[*partition] += 1;
+        }
+        let batches: Vec<_> = batches.into_iter().enumerate().filter(|(_, b)| !b.rows.is_empty()).collect();
+        let batches = batches.into_iter().map(|(partition, b)| RawBatch { partition, records: Box::new(b) }).collect();
+        let mut decoder = Decoder::of_plan(plan, &[]);
+        let start = core.start(FaultPolicy::Isolate);
+        let task = JobCore::run_task(plan, &mut decoder, batches, start, &JobLimits::default()).map_err(|e| e.0).unwrap();
+        let progress = Progress { idle: epoch.idle.clone(), finished: vec![ends && number + 1 == epochs.len(); PARTITIONS] };
+        let Outcome::Commit(commit) = core.close(&[task], &progress, FaultPolicy::Isolate).unwrap() else { panic!("run again") };
+        for change in commit.changes.iter().map(Change::from) {
+            match change.value {
+                Some(_) => drop(log.entries.insert(change.key.clone(), change)),
+                None => drop(log.entries.remove(&change.key)),
+            }
+        }
+        assert!(commit.rejects.is_empty());
+        let json = |value: &[u8]| serde_json::from_slice::<Value>(value).unwrap();
+        log.meta = Some(commit.meta);
+        log.outputs.extend(commit.outputs.iter().map(|r| json(&r.value)));
+        log.late.extend(commit.late.iter().map(|r| json(&r.value)));
+    }
+    log
+}
+
+fn epochs(random: &mut Random) -> Vec<Epoch> {
+    let mut now = [0_i64; PARTITIONS];
+    let mut epoch = |random: &mut Random| {
+        let mut rows = Vec::new();
+        for _ in 0..random.below(12) {
+            let partition = random.below(PARTITIONS as u64) as usize;
+            now[partition] += random.below(9_000) as i64 * if random.below(12) == 0 { 10 } else { 1 };
+            let most = if random.below(6) == 0 { 60_000 } else { 4_000 };
+            let behind = random.below(most) as i64;
+            let key = ["a", "b", "c"][random.below(3) as usize];
+            rows.push((partition, json!({ "t": now[partition] - behind, "k": key }).to_string()));
+        }
+        let idle = (0..PARTITIONS).map(|_| random.below(5) == 0).collect();
+        Epoch { rows, idle }
+    };
+    (0..40).map(|_| epoch(random)).collect()
+}
+
+/// Number and sum by window and key, of results counted by one of their columns.
+fn counted(results: &[Value], time: &str) -> BTreeMap<(i64, String), (i64, i64)> {
+    let mut windows = BTreeMap::new();
+    for row in results {
+        let at = row[time].as_i64().unwrap() - i64::from(time == "window_end");
+        let key = row["k"].as_str().unwrap().to_owned();
+        let (results, sum) = windows.entry((at.div_euclid(OUTER_MS) * OUTER_MS, key)).or_insert((0, 0));
+        *results += 1;
+        *sum += row["n"].as_i64().unwrap();
+    }
+    windows
+}
+
+#[test]
+fn no_result_is_late_for_the_window_behind() {
+    let inner = |fields: &str| format!("window: {{ timestampColumn: t, {fields} }}");
+    let kinds = [
+        "duration: 10s, watermark: 4s",
+        "duration: 10s, watermark: 1s, allowedLateness: 7s",
+        "duration: 30s, slideDuration: 10s, watermark: 2s",
+        "duration: 25s, slideDuration: 10s, watermark: 2s, allowedLateness: 40s, offset: 3s",
+        "type: cumulative, size: 40s, step: 10s, watermark: 2s",
+        "duration: 1.day, timezone: Europe/Berlin, watermark: 2s",
+        "type: session, gap: 8s, watermark: 2s",
+        "type: session, gap: 8s, watermark: 2s, allowedLateness: 9s",
+    ];
+    let mut given = 0;
+    for seed in 1..=60_u64 {
+        let kind = kinds[seed as usize % kinds.len()];
+        let times: &[&str] = if kind.contains("session") { &["window_end"] } else { &["window_end", "window_start"] };
+        for time in times {
+            let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let epochs = epochs(&mut random);
+            let alone = run(&pipeline(&inner(kind), ""), &epochs, true, &mut random);
+            let outer = format!(
+                "  - operation: window_aggregate\n    name: outer\n    window: {{ timestampColumn: {time}, duration: 1m, watermark: 0s }}\n    \
+                 groupByKeys: [k]\n    aggregations: [{{ reducer: count, outputColumn: results }}, \
+                 {{ reducer: sum, inputColumns: [n], outputColumn: sum }}]\n"
+            );
+            let both = run(&pipeline(&inner(kind), &outer), &epochs, true, &mut random);
+            let mut got = BTreeMap::new();
+            for row in &both.outputs {
+                let window = (row["window_start"].as_i64().unwrap(), row["k"].as_str().unwrap().to_owned());
+                let values = (row["results"].as_i64().unwrap(), row["sum"].as_i64().unwrap());
+                assert!(got.insert(window, values).is_none(), "seed {seed}, {kind}, {time}: a window is given twice: {row}");
+            }
+            assert_eq!(got, counted(&alone.outputs, time), "seed {seed}, {kind}, {time}");
+            assert_eq!(both.late, alone.late, "seed {seed}, {kind}, {time}");
+            assert!(both.entries.is_empty(), "seed {seed}, {kind}, {time}: state is left at the end");
+            given += got.len();
+        }
+    }
+    assert!(given > 1_000, "{given}");
+}
+
+#[test]
+fn an_operator_that_moved_is_refused() {
+    let outer = "  - operation: window_aggregate\n    name: outer\n    window: { timestampColumn: window_end, duration: 1m, watermark: 0s }\n    \
+                 groupByKeys: [k]\n    aggregations: [{ reducer: count, outputColumn: n }]\n";
+    let window = "window: { timestampColumn: t, duration: 10s, watermark: 0s }";
+    let plan = pipeline(window, outer);
+    let mut random = Random(5);
+    let log = run(&plan, &epochs(&mut random), false, &mut random);
+    let alone = pipeline(&window.replace("10s", "1m"), "").as_ref().clone();
+    let alone = Arc::new(Plan { operator: "outer".to_owned(), ..alone });
+    let partitions: Vec<PartitionName> =
+        (0..PARTITIONS).map(|p| PartitionName { topic: "in".into(), partition: p as i32 }).collect();
+    let mut core = JobCore::new(alone, partitions, OutputFormat::default(), JobLimits::default()).unwrap();
+    log.entries.values().for_each(|entry| core.load(entry.clone()).unwrap());
+    let refused = core.restore(log.meta.as_ref().unwrap()).unwrap_err();
+    assert!(refused.contains("operator `outer`:\n  stored:   operator 2 with state"), "{refused}");
+    assert!(refused.contains("operator `inner`:\n  the pipeline has no operator of this name"), "{refused}");
+}
