@@ -201,7 +201,7 @@ impl Case {
     /// Windows of event time: they have a watermark.
     pub fn is_timed(&self) -> bool {
         match self.shape {
-            Shape::Rows => false,
+            Shape::Rows | Shape::Process(_) => false,
             Shape::Windows { kind: Kind::Global | Kind::Count { .. }, .. } => self.bounds.ttl.is_some(),
             Shape::Windows { processing, .. } => !processing,
         }
