@@ -14,6 +14,7 @@ use kindling::operator::fold::Partial;
 use kindling::operator::isolate::Budget;
 use kindling::plan;
 use kindling::plugin::PluginSet;
+use kindling::state::bulk::Bulk;
 use kindling::state::store::{PaneId, Store};
 use kindling::time::cpu_seconds;
 use std::error::Error;
@@ -88,7 +89,7 @@ pipeline:
         };
         let closed = closer.close(&closing, &mut blocks, &mut Budget::for_rows(0))?;
         let rows = closed.results.iter().map(|b| b.num_rows()).sum();
-        store.apply(closed.updates, &closed.removed)?;
+        store.apply(closed.updates, &closed.removed, &mut Bulk::default())?;
         Ok(rows)
     };
     // A full window's panes without closing any, then one close that makes the blocks.

@@ -91,7 +91,7 @@ fn run(plan: &Arc<Plan>, epochs: &[Epoch], ends: bool, random: &mut Random) -> L
         let task = JobCore::run_task(plan, &mut decoder, batches, start, &JobLimits::default()).map_err(|e| e.0).unwrap();
         let progress = Progress { idle: epoch.idle.clone(), finished: vec![ends && number + 1 == epochs.len(); PARTITIONS] };
         let Outcome::Commit(commit) = core.close(&[task], &progress, FaultPolicy::Isolate).unwrap() else { panic!("run again") };
-        for change in commit.changes {
+        for change in commit.changes.iter().map(Change::from) {
             match change.value {
                 Some(_) => drop(log.entries.insert(change.key.clone(), change)),
                 None => drop(log.entries.remove(&change.key)),

@@ -5,6 +5,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+#[path = "support/files.rs"]
+mod files;
+
+use files::files_below;
 use fjall::{Database, KeyspaceCreateOptions, PersistMode};
 use kindling::config::spec::{KafkaSourceSpec, SinkSpec, SourceSpec, StartingOffsets};
 use kindling::config::{LoadOptions, load_str};
@@ -170,19 +174,6 @@ fn copy_of(name: &str, to: &Path) {
     }
 }
 
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { found.push(path.strip_prefix(folder).unwrap().to_path_buf()) }
-        }
-    }
-    found.sort();
-    found
-}
-
 #[test]
 fn every_stored_format_is_read_and_gone_on_from() {
     let states = states();
@@ -319,7 +310,13 @@ fn a_damaged_tree_is_made_anew_from_the_changelog() {
     committer.restore(&mut |_| {}).unwrap();
     for (epoch, (changes, stored)) in (1..).zip(changelog()) {
         committer
-            .commit(EpochCommit { epoch, changes, meta: stored.meta, positions: vec![0], ..EpochCommit::default() })
+            .commit(EpochCommit {
+                epoch,
+                changes: changes.into_iter().collect(),
+                meta: stored.meta,
+                positions: vec![0],
+                ..EpochCommit::default()
+            })
             .unwrap();
     }
     drop(committer);
@@ -381,9 +378,9 @@ fn old_tree(path: &Path, epochs: &[EpochCommit], checked: bool) {
             state.rotate_memtable_and_wait().unwrap();
         }
         let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
-        for change in &epoch.changes {
-            let key = [&change.shard.to_be_bytes()[..], &change.key].concat();
-            match &change.value {
+        for (shard, key, value) in epoch.changes.iter() {
+            let key = [&shard.to_be_bytes()[..], key].concat();
+            match value {
                 Some(value) => batch.insert(&state, key.as_slice(), seal(&key, value)),
                 None => batch.remove(&state, key),
             }
@@ -419,8 +416,8 @@ fn write_fixtures() {
                 lines.push_str(&json!({ "partition": partition, "key": hex(key), "value": value.map(hex) }).to_string());
                 lines.push('\n');
             };
-            for change in &epoch.changes {
-                line(change.shard, &change.key, change.value.as_deref());
+            for (shard, key, value) in epoch.changes.iter() {
+                line(shard, key, value);
             }
             line(0, META_KEY, Some(&serde_json::to_vec(&stored).unwrap()));
         }
@@ -442,7 +439,7 @@ fn write_fixtures() {
             let tree = Tree::open(&to.join(TREE)).unwrap();
             for epoch in part {
                 let meta = serde_json::to_vec(&epoch.meta).unwrap();
-                tree.apply(&epoch.changes, &[("meta", &meta), ("place", &place)], true).unwrap();
+                tree.apply(epoch.changes.iter(), &[("meta", &meta), ("place", &place)], true).unwrap();
             }
             drop(tree);
             if part.len() == first.len() && part[0].epoch == 1 {

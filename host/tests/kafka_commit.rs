@@ -6,6 +6,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+#[path = "support/files.rs"]
+mod files;
+
+use files::files_below;
 use kindling::config::spec::{KafkaSourceSpec, SinkSpec, SourceSpec, StartingOffsets};
 use kindling::element::PartitionName;
 use kindling::output::replay::Place;
@@ -287,8 +291,8 @@ fn an_old_tree_does_not_bring_removed_keys_back() {
         let tree = Tree::open(&job.spec(0).tree_path()).unwrap();
         let mut place: Place = serde_json::from_slice(&tree.note("place").unwrap().unwrap()).unwrap();
         place.time = Some(now_ms() - 5 * 86_400_000);
-        let ghost = Change { shard: 1, key: b"ghost".to_vec(), value: Some(b"1".to_vec()) };
-        tree.apply(&[ghost], &[("place", &serde_json::to_vec(&place).unwrap())], true).unwrap();
+        let ghost = (1, &b"ghost"[..], Some(&b"1"[..]));
+        tree.apply([ghost], &[("place", &serde_json::to_vec(&place).unwrap())], true).unwrap();
     };
     ghost();
     // Nothing happened meanwhile: the tree is as good as it was.
@@ -301,11 +305,12 @@ fn an_old_tree_does_not_bring_removed_keys_back() {
 }
 
 #[test]
-fn a_changelog_that_was_made_anew_starts_anew() {
+fn a_changelog_that_was_deleted_is_written_anew_from_a_tree_that_has_all_or_told_as_lost() {
     let job = Job::new("anew");
     let (mut committer, ..) = job.open(0);
-    committer.commit(epoch(1, &[("a", Some("1"))])).unwrap();
+    committer.commit(epoch(1, &[("a", Some("1")), ("b", Some("1"))])).unwrap();
     drop(committer);
+    drop(job.open(1));
     let admin: AdminClient<DefaultClientContext> = topics::client(&properties()).create().unwrap();
     let delete = || {
         let future = admin.delete_topics(&[job.changelog().leak() as &str], &AdminOptions::new());
@@ -314,17 +319,68 @@ fn a_changelog_that_was_made_anew_starts_anew() {
     };
     delete();
     let (mut committer, entries, meta) = job.open(0);
-    assert!(entries.is_empty() && meta.is_none(), "{entries:?}");
-    // Also when the new one is already longer than the tree's place in the old one: only the lineage tells them apart then.
-    committer.commit(epoch(1, &[("a", Some("1"))])).unwrap();
-    drop(committer);
-    delete();
-    (committer, ..) = job.open(1);
-    for n in 1..20 {
-        committer.commit(epoch(n, &[("b", Some("1"))])).unwrap();
+    assert_eq!((keys(&entries), epoch_of(meta)), (vec![("a", "1"), ("b", "1")], Some(1)));
+    // Also when the new one is already longer than the other tree's place in the old one: only the lineage tells them apart then.
+    for n in 2..20 {
+        committer.commit(epoch(n, &[("b", None), ("c", Some("1"))])).unwrap();
     }
     drop(committer);
-    assert_eq!(keys(&job.open(0).1), [("b", "1")]);
+    let (committer, entries, meta) = job.open(1);
+    assert_eq!((keys(&entries), epoch_of(meta)), (vec![("a", "1"), ("c", "1")], Some(19)));
+    drop(committer);
+    // One machine has no tree, the tree of the other is behind.
+    let (mut committer, ..) = job.open(0);
+    committer.commit(epoch(20, &[])).unwrap();
+    drop(committer);
+    std::fs::remove_dir_all(job.data(0)).unwrap();
+    delete();
+    for (machine, says) in [(0, "there is no local tree in"), (1, "has epoch 19, and may be behind")] {
+        let mut committer = kindling::output::open(job.spec(machine)).unwrap();
+        // Whatever was begun by the first attempt, the second says the same.
+        for _ in 0..2 {
+            let Err(CommitError::Lost(text)) = restore(&mut *committer) else { panic!("machine {machine}") };
+            for says in ["has nothing, but its consumer group's offsets were committed with epoch 20", &job.changelog(), says] {
+                assert!(text.contains(says), "`{says}` is not in: {text}");
+            }
+        }
+    }
+    let mut committer = kindling::output::open(job.spec(1)).unwrap();
+    committer.accept_loss();
+    let (entries, meta) = restore(&mut *committer).unwrap();
+    assert!(entries.is_empty() && meta.is_none());
+    committer.commit(epoch(1, &[("d", Some("1"))])).unwrap();
+    drop(committer);
+    assert_eq!(keys(&job.open(0).1), [("d", "1")]);
+}
+
+#[test]
+fn a_changelog_that_is_made_anew_under_a_running_job_is_found_by_its_offsets() {
+    let job = Job::new("under");
+    let (mut committer, ..) = job.open(0);
+    committer.commit(epoch(1, &[("a", Some("1"))])).unwrap();
+    committer.commit(epoch(2, &[("b", Some("1"))])).unwrap();
+    let admin: AdminClient<DefaultClientContext> = topics::client(&properties()).create().unwrap();
+    let future = admin.delete_topics(&[job.changelog().leak() as &str], &AdminOptions::new());
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let settings = [("cleanup.policy", "compact"), ("delete.retention.ms", "86400000")];
+    topics::create_with(&properties(), &job.changelog(), Some(4), &settings).unwrap();
+    let mut next = 3;
+    let started = Instant::now();
+    loop {
+        match committer.commit(epoch(next, &[("c", Some("1"))])) {
+            Err(CommitError::Aborted(why)) if why.contains("was made anew while the job ran") => break,
+            Err(CommitError::Aborted(_)) => {}
+            other => panic!("epoch {next}: {other:?}"),
+        }
+        assert!(started.elapsed() < Duration::from_secs(60));
+        next = restore(&mut *committer).unwrap().1.unwrap().epoch + 1;
+    }
+    let want = vec![("a", "1"), ("b", "1"), ("c", "1")];
+    let (entries, meta) = restore(&mut *committer).unwrap();
+    assert_eq!((keys(&entries), epoch_of(meta)), (want.clone(), Some(next)));
+    drop(committer);
+    assert_eq!(keys(&job.open(1).1), want);
 }
 
 #[test]
@@ -512,15 +568,8 @@ fn a_tree_that_was_changed_on_the_disk_is_made_anew_from_the_changelog() {
     drop(committer);
     let want = job.open(1).1;
     let folder = job.spec(0).tree_path();
-    let mut files = Vec::new();
-    let mut folders = vec![folder];
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
-    }
-    let whole: Vec<_> = files.iter().map(|f| (f.clone(), std::fs::read(f).unwrap())).collect();
+    let files = files_below(&folder).into_iter().map(|f| folder.join(f));
+    let whole: Vec<_> = files.map(|f| (f.clone(), std::fs::read(f).unwrap())).collect();
     for (file, bytes) in whole.iter().filter(|(_, b)| !b.is_empty()) {
         for at in [0, bytes.len() / 3, bytes.len() - 1] {
             let mut changed = bytes.clone();

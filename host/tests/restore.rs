@@ -70,7 +70,9 @@ fn what_a_changelog_says_is_in_table_and_tree() {
     for epoch in 1..=EPOCHS {
         changes(epoch).into_iter().for_each(|c| take(&mut expected, c));
         let meta = Meta { epoch, ..Meta::default() };
-        committer.commit(EpochCommit { epoch, changes: changes(epoch), meta, ..EpochCommit::default() }).unwrap();
+        committer
+            .commit(EpochCommit { epoch, changes: changes(epoch).into_iter().collect(), meta, ..EpochCommit::default() })
+            .unwrap();
     }
     drop(committer);
     // On a machine that has nothing: the log as it is read, its progress, and the tree that is left.
@@ -104,16 +106,16 @@ fn what_a_changelog_says_is_in_table_and_tree() {
     assert!(entries == expected);
     // A restore that was interrupted when a part of it was written.
     let path = spec(&name, machines[3].path()).tree_path();
-    let mut tree = Tree::open(&path).unwrap();
+    let tree = Tree::open(&path).unwrap();
     let changelog = format!("kindling-test-{name}-changelog");
     let mut left = given * 9 / 10;
     let mut stop = |_| {
         left -= 1;
         assert!(left > 0, "interrupted");
     };
-    let (properties, now) = (properties(), kindling::time::now_ms());
+    let properties = properties();
     let interrupted = catch_unwind(AssertUnwindSafe(|| {
-        drop(replay::replay(&properties, &changelog, &mut tree, now, &mut |_| {}, Some(&mut stop)));
+        drop(replay::read_all(&properties, &changelog, &tree, &mut |_| {}, Some(&mut stop)));
     }));
     assert!(interrupted.is_err());
     let mut part = 0;

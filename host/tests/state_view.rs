@@ -1,22 +1,62 @@
-//! A key's open windows as `kindling state get` shows them, of every kind of window whose bounds follow from its rows.
+//! What `kindling state get` shows: a key's open windows, of every kind of window whose bounds follow from its rows, and what processes keep.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+use arrow::array::RecordBatch;
 use kindling::config::spec::TimestampFormat;
 use kindling::config::{LoadOptions, load_str};
 use kindling::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
 use kindling::ingest::decode::Decoder;
-use kindling::limits::JobLimits;
+use kindling::limits::{GuestLimits, JobLimits};
 use kindling::operator::FaultPolicy;
 use kindling::output::Change;
 use kindling::output::encode::Encoder;
-use kindling::plan;
-use kindling::plugin::PluginSet;
+use kindling::plan::{self, Plan};
+use kindling::plugin::{GuestEngine, PluginSet};
 use kindling::runtime::core::{JobCore, Outcome, OutputFormat, Progress};
 use kindling::runtime::view::View;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
+
+fn planned(pipeline: &str) -> Arc<Plan> {
+    let engine = GuestEngine::new(GuestLimits::default(), None).unwrap();
+    let (plugins, problems) = PluginSet::open_dir(&engine, &Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins"));
+    assert!(problems.is_empty(), "{problems:?}");
+    Arc::new(plan::build(&load_str(pipeline, "p.yaml", &LoadOptions::default()).unwrap(), &plugins).unwrap())
+}
+
+/// What is stored after these records, each an epoch, and the watermark.
+fn stored(plan: &Arc<Plan>, values: impl Iterator<Item = Value>) -> (Vec<Change>, i64) {
+    let partitions = vec![PartitionName { topic: "in".into(), partition: 0 }];
+    let limits = JobLimits::default();
+    let mut core = JobCore::new(Arc::clone(plan), partitions.clone(), OutputFormat::default(), limits.clone()).unwrap();
+    let mut decoder = Decoder::of_plan(plan, &partitions);
+    let mut entries: BTreeMap<Vec<u8>, Change> = BTreeMap::new();
+    for (offset, value) in values.enumerate() {
+        let value = Some(value.to_string().into_bytes());
+        let records = OwnedRecords { rows: vec![OwnedRecord { offset: offset as i64, value, ..OwnedRecord::default() }] };
+        let batch = RawBatch { partition: 0, records: Box::new(records) };
+        let start = core.start(FaultPolicy::Fail);
+        let task = JobCore::run_task(plan, &mut decoder, vec![batch], start, &limits).map_err(|e| e.0).unwrap();
+        let progress = Progress { idle: vec![false], finished: vec![false] };
+        let Outcome::Commit(commit) = core.close(&[task], &progress, FaultPolicy::Fail).unwrap() else { panic!("run again") };
+        for change in commit.changes.iter().map(Change::from) {
+            match change.value {
+                Some(_) => drop(entries.insert(change.key.clone(), change)),
+                None => drop(entries.remove(&change.key)),
+            }
+        }
+    }
+    (entries.into_values().collect(), core.closed())
+}
+
+/// Rows as JSON, times as milliseconds.
+fn shown(batch: &RecordBatch) -> Vec<Value> {
+    let mut encoder = Encoder::new(batch.schema(), Vec::new(), TimestampFormat::Millis);
+    encoder.encode(batch).unwrap().iter().map(|r| serde_json::from_slice(&r.value).unwrap()).collect()
+}
 
 /// The columns `window_start`, `window_end`, `n` and `most` of the open windows of key `a`, after rows of (event time, key, number) in epochs
 /// of one row; and how many rows an export has.
@@ -27,42 +67,18 @@ fn open(window: &str, rows: &[(i64, &str, i64)]) -> (Vec<Value>, usize) {
          - {{ jsonPath: v, outputType: long, outputCol: v }}\n  - operation: window_aggregate\n    {window}\n    groupByKeys: [k]\n    \
          aggregations: [{{ reducer: count, outputColumn: n }}, {{ reducer: max, inputColumns: [v], outputColumn: most }}]\n"
     );
-    let plan =
-        Arc::new(plan::build(&load_str(&pipeline, "p.yaml", &LoadOptions::default()).unwrap(), &PluginSet::empty()).unwrap());
-    let partitions = vec![PartitionName { topic: "in".into(), partition: 0 }];
-    let limits = JobLimits::default();
-    let mut core = JobCore::new(Arc::clone(&plan), partitions.clone(), OutputFormat::default(), limits.clone()).unwrap();
-    let mut decoder = Decoder::of_plan(&plan, &partitions);
-    let mut entries: BTreeMap<Vec<u8>, Change> = BTreeMap::new();
-    for (offset, (t, k, v)) in rows.iter().enumerate() {
-        let value = Some(json!({ "t": t, "k": k, "v": v }).to_string().into_bytes());
-        let records = OwnedRecords { rows: vec![OwnedRecord { offset: offset as i64, value, ..OwnedRecord::default() }] };
-        let batch = RawBatch { partition: 0, records: Box::new(records) };
-        let start = core.start(FaultPolicy::Fail);
-        let task = JobCore::run_task(&plan, &mut decoder, vec![batch], start, &limits).map_err(|e| e.0).unwrap();
-        let progress = Progress { idle: vec![false], finished: vec![false] };
-        let Outcome::Commit(commit) = core.close(&[task], &progress, FaultPolicy::Fail).unwrap() else { panic!("run again") };
-        for change in commit.changes {
-            match change.value {
-                Some(_) => drop(entries.insert(change.key.clone(), change)),
-                None => drop(entries.remove(&change.key)),
-            }
-        }
-    }
+    let plan = planned(&pipeline);
+    let values = rows.iter().map(|(t, k, v)| json!({ "t": t, "k": k, "v": v }));
+    let (all, closed) = stored(&plan, values);
     let view = View::new(&plan).unwrap().unwrap();
-    let all: Vec<Change> = entries.into_values().collect();
     let exported = view.slots(&all, true).unwrap().num_rows();
     let key = view.encode_key(&[Some("a".to_owned())]).unwrap();
     let of_key: Vec<Change> = all.into_iter().filter(|e| e.key[16..] == key).collect();
-    let batch = view.windows(&of_key, core.closed()).unwrap();
-    let mut encoder = Encoder::new(batch.schema(), Vec::new(), TimestampFormat::Millis);
-    let shown = encoder.encode(&batch).unwrap();
-    let row = |bytes: &Vec<u8>| {
-        let row: Value = serde_json::from_slice(bytes).unwrap();
+    let row = |row: Value| {
         assert_eq!(row["k"], "a");
         json!([row["window_start"], row["window_end"], row["n"], row["most"]])
     };
-    (shown.iter().map(|r| row(&r.value)).collect(), exported)
+    (shown(&view.of_key(&of_key, closed).unwrap()).into_iter().map(row).collect(), exported)
 }
 
 #[test]
@@ -97,4 +113,82 @@ fn a_global_window_shows_a_keys_life() {
     let rows = [(1_000, "a", 1), (2_000, "a", 5), (3_000, "b", 9), (13_000, "a", 2), (14_000, "a", 3)];
     assert_eq!(open(window, &rows), (vec![json!([null, null, 2, 3])], 1));
     assert_eq!(open(window, &rows[..3]), (vec![json!([null, null, 2, 5])], 2));
+}
+
+/// A parse of these columns, and a process over them.
+fn process(columns: &[(&str, &str)], process: &str) -> Arc<Plan> {
+    let mut text = "source: { name: stdin }\npipeline:\n  - operation: parse\n    parse:\n      parameters:\n".to_owned();
+    for (name, kind) in columns {
+        text += &format!("        - {{ jsonPath: {name}, outputType: {kind}, outputCol: {name} }}\n");
+    }
+    planned(&(text + "  - operation: process\n" + process))
+}
+
+/// What is shown of one key, and of all slots.
+fn kept(plan: &Arc<Plan>, rows: &[Value], key: [&str; 2]) -> (Vec<Value>, Vec<Value>) {
+    let (all, closed) = stored(plan, rows.iter().cloned());
+    let view = View::new(plan).unwrap().unwrap();
+    let key = view.encode_key(&key.map(|k| Some(k.to_owned()))).unwrap();
+    let of_key: Vec<Change> = all.iter().filter(|e| e.key[16..] == key).cloned().collect();
+    (shown(&view.of_key(&of_key, closed).unwrap()), shown(&view.slots(&all, true).unwrap()))
+}
+
+#[test]
+fn a_half_made_match_is_shown() {
+    let columns = [("userId", "string"), ("otherId", "string"), ("like", "boolean"), ("ts", "milliToTimestamp")];
+    let plan = process(
+        &columns,
+        "    plugin: match_detection\n    keyBy: ['least(userId, otherId)', 'greatest(userId, otherId)']\n    \
+         timestampColumn: ts\n    ttl: 10s\n",
+    );
+    let swipe =
+        |user: &str, other: &str, like: bool, ts: i64| json!({ "userId": user, "otherId": other, "like": like, "ts": ts });
+    let rows = [swipe("bob", "ann", true, 2_000), swipe("cid", "ann", false, 3_000), swipe("bob", "ann", true, 1_500)];
+    let half = json!({
+        "least(userId, otherId)": "ann", "greatest(userId, otherId)": "bob",
+        "low_at": null, "high_at": 2_000, "low_likes": false, "high_likes": true, "is_match": false,
+        "last_event_time": 2_000, "event_timers": [], "processing_timers": [], "forgotten_at": 12_000,
+    });
+    let (of_key, all) = kept(&plan, &rows, ["ann", "bob"]);
+    assert_eq!(of_key.first(), Some(&half));
+    assert_eq!(all.len(), 2);
+    assert!(all.contains(&half), "{all:?}");
+    assert_eq!(kept(&plan, &rows, ["bob", "ann"]).0, Vec::<Value>::new());
+    // Forgotten.
+    let later = [&rows[..], &[swipe("cid", "dan", true, 12_000)]].concat();
+    assert_eq!(kept(&plan, &later, ["ann", "bob"]).0, Vec::<Value>::new());
+}
+
+#[test]
+fn msgpack_timers_and_rows_that_wait_are_shown() {
+    let columns = [("kind", "string"), ("fromId", "string"), ("toId", "string"), ("at", "milliToTimestamp")];
+    let plan = process(
+        &columns,
+        "    plugin: like_then_message\n    keyBy: ['least(fromId, toId)', 'greatest(fromId, toId)']\n    timestampColumn: at\n    \
+         watermark: 1s\n    ttl: 2d\n    order: eventTime\n",
+    );
+    let act = |kind: &str, from: &str, to: &str, at: i64| json!({ "kind": kind, "fromId": from, "toId": to, "at": at });
+    let rows = [
+        act("like", "a", "b", 1_000),
+        act("unmatch", "c", "d", 3_000),
+        act("like", "b", "a", 2_500),
+        act("like", "b", "a", 2_500),
+        act("like", "b", "a", 2_700),
+    ];
+    let (of_key, all) = kept(&plan, &rows, ["a", "b"]);
+    let whole = json!({
+        "least(fromId, toId)": "a", "greatest(fromId, toId)": "b", "begun": r#"[[[1000],[["like","a"]]]]"#,
+        "last_event_time": 1_000, "event_timers": [86_401_001], "processing_timers": [], "forgotten_at": 172_801_000,
+        "waiting_from": 2_500, "waiting_rows": 3,
+    });
+    assert_eq!(of_key, [whole]);
+    let nothing = |key: [&str; 2], from: i64, rows: i64| {
+        json!({
+            "least(fromId, toId)": key[0], "greatest(fromId, toId)": key[1], "begun": null, "last_event_time": null, "event_timers": null,
+            "processing_timers": null, "forgotten_at": null, "waiting_from": from, "waiting_rows": rows,
+        })
+    };
+    // By pane; the key's own slot is last.
+    assert_eq!(all[..3], [nothing(["a", "b"], 2_500, 2), nothing(["a", "b"], 2_700, 1), nothing(["c", "d"], 3_000, 1)]);
+    assert_eq!(kept(&plan, &rows, ["c", "d"]).0, [nothing(["c", "d"], 3_000, 1)]);
 }

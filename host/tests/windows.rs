@@ -43,7 +43,7 @@ fn expected(kind: Kind, partitions: &[Vec<KeyTime>], disorder: i64, lateness: i6
     };
     let rows: Vec<Row<u8>> =
         partitions.iter().enumerate().flat_map(|(p, rows)| rows.iter().map(move |r| (p, r))).map(row).collect();
-    let (windows, fates) = definition::expected(kind, Bounds { disorder, lateness, max_future: 0 }, &rows);
+    let (windows, fates) = definition::expected(kind, Bounds { disorder, lateness, max_future: 0, ttl: None }, &rows);
     let late = |fate: &Fate| if let Fate::Late(by) = fate { Some(*by) } else { None };
     let mut late: Vec<i64> = fates.iter().filter_map(late).collect();
     late.sort_unstable();
@@ -61,7 +61,7 @@ struct Log {
 
 impl Log {
     fn commit(&mut self, epoch: EpochCommit) {
-        for change in epoch.changes {
+        for change in epoch.changes.iter().map(Change::from) {
             match change.value {
                 Some(_) => self.entries.insert(change.key.clone(), change),
                 None => self.entries.remove(&change.key),

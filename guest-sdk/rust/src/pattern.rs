@@ -113,14 +113,17 @@ impl<E> Begun<E> {
     }
 
     /// Takes the event if it fits the next step; false when the match can't be completed any more.
-    fn take(&mut self, steps: &[Step<E>], time: i64, event: &mut Option<E>) -> bool {
-        let (Some(step), Some(given)) = (steps.get(self.events.len()), event.as_ref()) else { return true };
-        if step.without.is_some_and(|without| without(given, &self.events)) {
+    fn take(&mut self, steps: &[Step<E>], time: i64, event: &E) -> bool
+    where
+        E: Clone,
+    {
+        let Some(step) = steps.get(self.events.len()) else { return true };
+        if step.without.is_some_and(|without| without(event, &self.events)) {
             return false;
         }
-        if (step.fits)(given, &self.events) {
+        if (step.fits)(event, &self.events) {
             self.times.push(time);
-            self.events.extend(event.take());
+            self.events.push(event.clone());
         }
         true
     }
@@ -182,7 +185,7 @@ where
         let mut at = 0;
         while at < self.begun.len() {
             let begun = &mut self.begun[at];
-            if begun.is_over(time, S::WITHIN_MS) || !begun.take(S::STEPS, time, &mut Some(event.clone())) {
+            if begun.is_over(time, S::WITHIN_MS) || !begun.take(S::STEPS, time, event) {
                 self.begun.remove(at);
             } else if begun.events.len() == S::STEPS.len() {
                 complete.push(self.begun.remove(at));
@@ -223,11 +226,8 @@ where
                 let events: Vec<_> = begun.times.into_iter().map(Timestamp).zip(begun.events).collect();
                 context.emit(S::found(&events));
             }
-            state.wait(context);
         }
-        if state.begun.is_empty() {
-            context.clear();
-        }
+        state.wait(context);
         Ok(())
     }
 
@@ -235,19 +235,17 @@ where
         let time = context.time().0;
         state.begun.retain(|begun| !begun.is_over(time, S::WITHIN_MS));
         state.wait(context);
-        if state.begun.is_empty() {
-            context.clear();
-        }
         Ok(())
     }
 }
 
 impl<S: Sequence> Matches<S> {
-    /// Sets one timer: for when the first of the matches that have begun can't be completed any more.
+    /// Sets one timer: for when the first of the matches that have begun can't be completed any more. Without any the key is forgotten.
     fn wait(&self, context: &mut Context<S::Output>) {
         context.clear_timers();
-        if let Some(first) = self.begun.iter().map(|b| b.times[0]).min() {
-            context.set_timer(Timestamp(first.saturating_add(S::WITHIN_MS).saturating_add(1)));
+        match self.begun.iter().map(|b| b.times[0]).min() {
+            Some(first) => context.set_timer(Timestamp(first.saturating_add(S::WITHIN_MS).saturating_add(1))),
+            None => context.clear(),
         }
     }
 }

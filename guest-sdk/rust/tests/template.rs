@@ -6,7 +6,7 @@ use std::{fs, path::Path, process::Command};
 fn what_the_templates_make_passes_its_own_tests() {
     let sdk = Path::new(env!("CARGO_MANIFEST_DIR"));
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    for kind in ["aggregate", "filter", "scalar", "flatmap"] {
+    for kind in ["aggregate", "filter", "scalar", "flatmap", "process"] {
         let made = scratch.join(kind);
         fs::create_dir_all(made.join("src")).expect("the scratch folder can be written");
         let dependency = format!("{{ path = {:?} }}", sdk);

@@ -1,5 +1,6 @@
 //! The bench's topic: 200-byte JSON events of a dating app in 4 partitions, one in five an experiment assignment.
 
+use crate::swipes::Random;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::collections::BTreeMap;
@@ -25,22 +26,6 @@ const NAMES: [&str; 10] = [
     "Session.end",
 ];
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
-
 /// Writes event `n` with event time `time` into `out`; gives its user.
 fn write_event(out: &mut Vec<u8>, random: &mut Random, time: u64) -> std::io::Result<u64> {
     // Zipf with exponent 1 over a million users: the n-th most active has a share of 1/n.
@@ -61,12 +46,17 @@ fn write_event(out: &mut Vec<u8>, random: &mut Random, time: u64) -> std::io::Re
 
 pub fn producer(brokers: &str) -> Result<BaseProducer, Box<dyn Error>> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("compression.type", "lz4").set("linger.ms", "50");
+    // Idempotent: a batch that is sent again must come neither twice nor behind later ones.
+    config
+        .set("bootstrap.servers", brokers)
+        .set("enable.idempotence", "true")
+        .set("compression.type", "lz4")
+        .set("linger.ms", "50");
     config.set("batch.size", "262144").set("batch.num.messages", "100000").set("queue.buffering.max.kbytes", "262144");
     Ok(config.set("queue.buffering.max.messages", "500000").create()?)
 }
 
-fn send(producer: &BaseProducer, topic: &str, partition: usize, key: &str, value: &[u8]) -> Result<(), Box<dyn Error>> {
+pub fn send(producer: &BaseProducer, topic: &str, partition: usize, key: &str, value: &[u8]) -> Result<(), Box<dyn Error>> {
     let mut record = BaseRecord::to(topic).partition(partition as i32).key(key).payload(value);
     while let Err((error, back)) = producer.send(record) {
         if error.rdkafka_error_code() != Some(rdkafka::types::RDKafkaErrorCode::QueueFull) {

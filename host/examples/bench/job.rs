@@ -1,5 +1,6 @@
 //! What is run: workloads, the engines that run them, and what must come out.
 
+use crate::swipes;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// `key|key|window start` to count.
+/// `key|key|window start` to count; of matches `swiper|swipee` to event time.
 pub type Counts = BTreeMap<String, i64>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +29,12 @@ pub enum Workload {
     Hopping,
     /// All events by user, windows of a minute: about a result for four rows.
     Users,
+    /// Swipes to matches, by pair: a keyed process.
+    Matches,
 }
 
 impl Workload {
-    pub const ALL: [Self; 5] = [Self::Counts, Self::Types, Self::Filter, Self::Hopping, Self::Users];
+    pub const ALL: [Self; 6] = [Self::Counts, Self::Types, Self::Filter, Self::Hopping, Self::Users, Self::Matches];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -40,6 +43,7 @@ impl Workload {
             Self::Filter => "filter",
             Self::Hopping => "hopping",
             Self::Users => "users",
+            Self::Matches => "matches",
         }
     }
 
@@ -56,12 +60,16 @@ impl Workload {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Engine {
     Loop,
+    /// Matches, the pairs that changed and offsets in transactions.
+    LoopExactlyOnce,
     Kindling,
     KindlingGuest,
-    /// The built-in with so much memory for its state.
+    /// The pipeline without guests, or that of matches, with so much memory for its state.
     KindlingWithin(String),
     FlinkDataStream,
     FlinkDataStreamExactlyOnce,
+    /// The same with its state in RocksDB.
+    FlinkRocksDb,
     FlinkSql,
     FlinkSqlExactlyOnce,
     Streams,
@@ -73,10 +81,12 @@ impl Engine {
         let title = match self {
             Self::KindlingWithin(budget) => return format!("Kindling, state within {budget}"),
             Self::Loop => "hand-written loop",
+            Self::LoopExactlyOnce => "hand-written loop, exactly-once",
             Self::Kindling => "Kindling, built-in",
             Self::KindlingGuest => "Kindling, guest",
             Self::FlinkDataStream => "Flink DataStream",
             Self::FlinkDataStreamExactlyOnce => "Flink DataStream, exactly-once",
+            Self::FlinkRocksDb => "Flink DataStream, exactly-once, RocksDB",
             Self::FlinkSql => "Flink SQL",
             Self::FlinkSqlExactlyOnce => "Flink SQL, exactly-once",
             Self::Streams => "Kafka Streams",
@@ -89,6 +99,7 @@ impl Engine {
     pub fn of(workload: Workload, peers: bool) -> Vec<Self> {
         let own: &[Self] = match workload {
             Workload::Users => &[Self::Loop, Self::Kindling],
+            Workload::Matches => &[Self::Loop, Self::LoopExactlyOnce, Self::KindlingGuest],
             _ => &[Self::Loop, Self::Kindling, Self::KindlingGuest],
         };
         let theirs: &[Self] = match workload {
@@ -100,6 +111,7 @@ impl Engine {
                 Self::Streams,
                 Self::StreamsExactlyOnce,
             ],
+            Workload::Matches => &[Self::FlinkDataStreamExactlyOnce, Self::FlinkRocksDb],
             _ => &[Self::FlinkDataStreamExactlyOnce, Self::StreamsExactlyOnce],
         };
         own.iter().chain(if peers { theirs } else { &[] }).cloned().collect()
@@ -132,6 +144,11 @@ impl Place {
                 command.arg(self.scratch.join(out));
                 command
             }
+            Engine::LoopExactlyOnce => {
+                let mut command = Command::new(&self.hand_loop);
+                command.args([&self.brokers, &self.topic, "matches-exactly-once", out]);
+                command
+            }
             Engine::Kindling | Engine::KindlingGuest => self.kindling(workload, *engine == Engine::KindlingGuest, out),
             Engine::KindlingWithin(budget) => {
                 let mut command = self.kindling(workload, false, out);
@@ -140,6 +157,7 @@ impl Place {
             }
             Engine::FlinkDataStream => self.flink("datastream", workload, out, false),
             Engine::FlinkDataStreamExactlyOnce => self.flink("datastream", workload, out, true),
+            Engine::FlinkRocksDb => self.flink("rocksdb", workload, out, true),
             Engine::FlinkSql => self.flink("sql", workload, out, false),
             Engine::FlinkSqlExactlyOnce => self.flink("sql", workload, out, true),
             Engine::Streams => self.streams(workload, out, "at_least_once"),
@@ -148,7 +166,8 @@ impl Place {
     }
 
     fn kindling(&self, workload: Workload, guest: bool, out: &str) -> Command {
-        let kind = if guest { "-guest" } else { "" };
+        // Matches are found by nothing but a guest.
+        let kind = if guest && workload != Workload::Matches { "-guest" } else { "" };
         let mut command = self.live(&format!("{}{kind}", workload.name()), &self.topic, out, &self.root.join("plugins"));
         command.arg("--until-end");
         command
@@ -172,14 +191,16 @@ impl Place {
         command
     }
 
-    fn java(&self, project: &str, main: &str) -> Command {
+    fn java(&self, project: &str, main: &str, workload: Workload) -> Command {
         let mut command = Command::new("java");
         for package in ["java.util", "java.lang", "java.time"] {
             command.arg(format!("--add-opens=java.base/{package}=ALL-UNNAMED"));
         }
+        // Five million pairs on the heap, and the copy of them that a checkpoint writes.
+        let heap = if workload == Workload::Matches { "-Xmx6g" } else { "-Xmx2g" };
         command.args([
             "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
-            "-Xmx2g",
+            heap,
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
         ]);
         let jars = self.peers.join(project);
@@ -188,25 +209,28 @@ impl Place {
     }
 
     fn flink(&self, api: &str, workload: Workload, out: &str, exactly_once: bool) -> Command {
-        let mut command = self.java("flink", "FlinkJob");
+        let mut command = self.java("flink", "FlinkJob", workload);
         command.args([api, workload.name(), &self.brokers, &self.topic, out, if exactly_once { "1000" } else { "0" }]);
         command.arg(self.scratch.join(format!("flink-{out}")));
         command
     }
 
     fn streams(&self, workload: Workload, out: &str, guarantee: &str) -> Command {
-        let mut command = self.java("streams", "StreamsJob");
+        let mut command = self.java("streams", "StreamsJob", workload);
         command.args([workload.name(), &self.brokers, &self.topic, out, guarantee]);
         command.arg(self.scratch.join(format!("streams-{out}")));
         command
     }
 
     /// What came out.
-    pub fn results(&self, engine: &Engine, out: &str) -> Result<Counts, Box<dyn Error>> {
+    pub fn results(&self, workload: Workload, engine: &Engine, out: &str) -> Result<Counts, Box<dyn Error>> {
+        let mut results = Counts::new();
         match engine {
-            Engine::Loop => read_file(&self.scratch.join(out)),
-            _ => read_topic(&self.brokers, out),
+            Engine::Loop => return read_file(&self.scratch.join(out)),
+            _ if workload == Workload::Matches => read_topic(&self.brokers, out, |row| Ok(swipes::add(&mut results, row)?))?,
+            _ => read_topic(&self.brokers, out, |row| add_count(&mut results, row))?,
         }
+        Ok(results)
     }
 }
 
@@ -236,16 +260,21 @@ struct Row<'a> {
     count: i64,
 }
 
-/// The last committed count of each key and window: Kafka Streams writes a window more than once.
-fn read_topic(brokers: &str, topic: &str) -> Result<Counts, Box<dyn Error>> {
-    let mut counts = Counts::new();
-    let mut add = |payload: &[u8]| -> Result<(), Box<dyn Error>> {
-        let Row { name, experiment, variant, user, window_start, count } = serde_json::from_slice(payload)?;
-        let user = user.map(|u| Cow::from(u.to_string()));
-        let (a, b) = (experiment.or(name).or(user).unwrap_or_default(), variant.unwrap_or_default());
-        counts.insert(format!("{a}|{b}|{window_start}"), count);
-        Ok(())
-    };
+/// The last count of each key and window: Kafka Streams writes a window more than once.
+fn add_count(counts: &mut Counts, payload: &[u8]) -> Result<(), Box<dyn Error>> {
+    let Row { name, experiment, variant, user, window_start, count } = serde_json::from_slice(payload)?;
+    let user = user.map(|u| Cow::from(u.to_string()));
+    let (a, b) = (experiment.or(name).or(user).unwrap_or_default(), variant.unwrap_or_default());
+    counts.insert(format!("{a}|{b}|{window_start}"), count);
+    Ok(())
+}
+
+/// All committed records.
+fn read_topic(
+    brokers: &str,
+    topic: &str,
+    mut add: impl FnMut(&[u8]) -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
     let consumer: BaseConsumer = committed(brokers)?;
     let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10))?;
     let mut open = metadata.topics().first().map_or(0, |t| t.partitions().len());
@@ -265,7 +294,7 @@ fn read_topic(brokers: &str, topic: &str) -> Result<Counts, Box<dyn Error>> {
             _ => {}
         }
     }
-    Ok(counts)
+    Ok(())
 }
 
 /// A consumer of committed records that tells where a partition ends.

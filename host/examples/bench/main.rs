@@ -1,8 +1,8 @@
 //! Kindling beside a hand-written loop, Apache Flink and Kafka Streams, on the same topic; `tests/bench/run` calls this.
 //!
-//!     bench fill    --brokers B --topic T --rows N [--partitions P] [--seconds S]
+//!     bench fill    --brokers B --topic T --rows N [--partitions P] [--seconds S | --pairs P]
 //!     bench run     --brokers B --topic T --rows N --root DIR --loop BINARY --broker-pid PID --peers DIR [--rounds R] [--workloads a,b] [--no-peers]
-//!                   [--budgets 64MiB,256MiB]
+//!                   [--budgets 64MiB,256MiB] [--pairs P]
 //!     bench latency --brokers B --root DIR --rows N --rate R --broker-pid PID [--epochs 20ms,100ms,1s]
 //!     bench scaling --brokers B --root DIR --rows N
 //!     bench startup --brokers B --root DIR
@@ -16,9 +16,12 @@
 mod events;
 mod job;
 mod latency;
+mod matches;
 mod measure;
 mod soak;
 mod startup;
+#[path = "../../tests/support/swipes.rs"]
+mod swipes;
 
 use job::{Counts, Engine, Place, Workload};
 use measure::{Run, median, spread};
@@ -86,8 +89,12 @@ fn main() -> Outcome<()> {
     match command.as_str() {
         "fill" => {
             let partitions = options.or("partitions", "4").parse()?;
+            let (brokers, topic, rows) = (options.text("brokers")?, options.text("topic")?, options.number("rows")?);
+            if options.has("pairs") {
+                return matches::fill(brokers, topic, rows, partitions, options.number("pairs")?);
+            }
             let seconds = options.has("seconds").then(|| options.number("seconds")).transpose()?;
-            events::fill(options.text("brokers")?, options.text("topic")?, options.number("rows")?, partitions, seconds)
+            events::fill(brokers, topic, rows, partitions, seconds)
         }
         "run" => run(&options),
         "scaling" => scaling(&options),
@@ -124,8 +131,12 @@ fn run(options: &Options) -> Outcome<()> {
         let budgets = options.or("budgets", "").split(',').filter(|b| !b.is_empty());
         engines.extend(budgets.map(|budget| Engine::KindlingWithin(budget.to_owned())));
         let mut runs: Vec<Vec<Run>> = vec![Vec::new(); engines.len()];
+        let matches = match workload {
+            Workload::Matches => Some(matches::matches(place.rows, options.number("pairs")?)),
+            _ => None,
+        };
         for round in 0..rounds {
-            let mut expected: Option<Counts> = None;
+            let mut expected = matches.clone();
             for (engine, runs) in engines.iter().zip(&mut runs) {
                 let mut out = format!("bench-{}-{}-{round}-{:?}", workload.name(), std::process::id(), engine).to_lowercase();
                 out.retain(|c| c.is_ascii_alphanumeric() || c == '-');
@@ -133,25 +144,31 @@ fn run(options: &Options) -> Outcome<()> {
                 if *engine != Engine::Loop {
                     events::create(&place.brokers, &out, events::PARTITIONS)?;
                 }
+                if *engine == Engine::LoopExactlyOnce {
+                    events::create(&place.brokers, &format!("{out}-pairs"), events::PARTITIONS)?;
+                }
                 let run = measure::run(&mut place.command(workload, engine, &out), broker)?;
-                let results = place.results(engine, &out)?;
+                let results = place.results(workload, engine, &out)?;
                 check(&engine.title(), &results, expected.get_or_insert_with(|| results.clone()))?;
                 runs.push(run);
             }
         }
         table(workload, &engines, &runs, place.rows);
+        if let Some(matches) = matches {
+            println!("each found the {} matches of an independent computation, none twice", matches.len());
+        }
     }
     Ok(std::fs::remove_dir_all(&place.scratch)?)
 }
 
-/// Equal work: the same windows with the same counts as the loop's.
+/// Equal work: the same windows with the same counts as the loop's, the same matches as computed from the generated swipes.
 fn check(title: &str, results: &Counts, expected: &Counts) -> Outcome<()> {
     let differ = expected.iter().find(|(k, v)| results.get(*k) != Some(v));
     if let Some((key, count)) = differ {
-        return Err(format!("{title}: {key} is {:?}, the loop counted {count}", results.get(key)).into());
+        return Err(format!("{title}: {key} is {:?}, expected was {count}", results.get(key)).into());
     }
     if results.len() != expected.len() {
-        return Err(format!("{title}: {} results, the loop has {}", results.len(), expected.len()).into());
+        return Err(format!("{title}: {} results, expected were {}", results.len(), expected.len()).into());
     }
     Ok(())
 }
@@ -159,7 +176,11 @@ fn check(title: &str, results: &Counts, expected: &Counts) -> Outcome<()> {
 fn table(workload: Workload, engines: &[Engine], runs: &[Vec<Run>], rows: u64) {
     let million = rows as f64 / 1e6;
     let (duration, slide) = workload.window();
-    println!("\n{}: {million} million rows, windows of {} s each {} s", workload.name(), duration / 1_000, slide / 1_000);
+    let windows = match workload {
+        Workload::Matches => String::new(),
+        _ => format!(", windows of {} s each {} s", duration / 1_000, slide / 1_000),
+    };
+    println!("\n{}: {million} million rows{windows}", workload.name());
     println!("| | CPU s per million rows | against the loop (spread) | rows/s | peak memory | broker CPU s per million |");
     println!("|---|---|---|---|---|---|");
     for (engine, own) in engines.iter().zip(runs) {

@@ -126,7 +126,7 @@ impl Asked {
         command.arg("-cp").arg(format!("{0}/target/{project}-1.jar:{0}/lib/*", jars.display())).arg(class);
         command.args([&self.brokers, topic, kind, &case.size.to_string(), &case.slide.to_string()]);
         match oracle {
-            Oracle::Flink => command.args([case.bound.to_string(), case.lateness.to_string()]),
+            Oracle::Flink => command.args([case.bound, case.lateness, case.partitions as i64].map(|n| n.to_string())),
             // Its watermark is the greatest time so far: the bound is a part of the grace.
             Oracle::Streams => {
                 command.arg((case.bound + case.lateness).to_string()).arg(self.scratch.join(format!("streams-{topic}")))

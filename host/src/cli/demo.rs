@@ -1,8 +1,11 @@
-//! `kindling demo`: generated events through the experiment-count pipeline, a plugin swapped half-way, and proof that no row was lost.
+//! `kindling demo`: generated events through two jobs, experiment counts and matches, each with a plugin that is swapped half-way; and proof that
+//! no row was lost, and no half-made match.
 //!
 //! The events come from the generator as four partitions, or, with `--brokers`, through topics of a real broker. Everything
 //! behind the source is what `kindling run` uses.
 
+use super::demo_events::Events;
+use super::demo_matches;
 use super::demo_view::View;
 use super::run::{default_workers, run_job};
 use crate::config::spec::Pipeline;
@@ -12,16 +15,24 @@ use crate::limits::{GuestLimits, JobLimits};
 use crate::runtime::core::Counts;
 use crate::runtime::job::{Committed, Control};
 use crate::runtime::setup::{SetupOptions, set_up};
+use crate::runtime::swap::Swapper;
 use clap::Args;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-const PIPELINE: &str = include_str!("demo.yaml");
-const PLUGIN: &str = "experiment_count.wasm";
-/// The demo's guests come with the binary, so that it runs from any folder.
-const VERSION_1: &[u8] = include_bytes!("../../../plugins/experiment_count.wasm");
-const VERSION_2: &[u8] = include_bytes!("../../../plugins/demo/experiment_count_v2.wasm");
+const COUNTS: &str = include_str!("demo.yaml");
+const MATCHES: &str = include_str!("demo_matches.yaml");
+/// A plugin's artefacts. They come with the binary, so that the demo runs from any folder.
+type Versions = (&'static str, &'static [u8]);
+const VERSIONS_1: [Versions; 2] = [
+    ("experiment_count", include_bytes!("../../../plugins/experiment_count.wasm")),
+    ("match_detection", include_bytes!("../../../plugins/match_detection.wasm")),
+];
+const VERSIONS_2: [Versions; 2] = [
+    ("experiment_count", include_bytes!("../../../plugins/demo/experiment_count_v2.wasm")),
+    ("match_detection", include_bytes!("../../../plugins/demo/match_detection_v2.wasm")),
+];
 /// How long after its start the demo may still wait for its last epochs.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -62,68 +73,90 @@ pub fn demo(args: &DemoArgs) -> Result<(), Error> {
     let folder = Scratch::new().map_err(io("no folder for the demo's files"))?;
     let plugins = folder.0.join("plugins");
     std::fs::create_dir_all(&plugins).map_err(io("no folder for the demo's plugins"))?;
-    drop_in(&plugins, VERSION_1).map_err(io("the plugin can't be written"))?;
-    let events = super::demo_events::Events::new(args)?;
-    let options = LoadOptions { sets: events.settings(), ..LoadOptions::default() };
-    let pipeline = config::load_str(PIPELINE, "demo.yaml", &options).map_err(|e| Error::new(Kind::Config, e.to_string()))?;
+    drop_in(&plugins, &VERSIONS_1).map_err(io("the plugins can't be written"))?;
+    let events = Events::new(args)?;
     events.create_topic()?;
     let started = Instant::now();
-    let mut show =
-        Show { view: View::new(args, started), plugins: &plugins, started, half: args.time / 2, swapped: false, dropped: Ok(()) };
-    let mut setup = SetupOptions {
-        plugins: &plugins,
-        data_dir: &folder.0,
-        until_end: !events.through_broker(),
-        limits: JobLimits::default(),
-        guest_limits: GuestLimits::default(),
-        workers: default_workers(),
-        observe_outputs: true,
-    };
+    let stage = Stage { events: &events, folder: &folder.0, plugins: &plugins, started, deadline: args.time + GRACE };
     let producing = events.produce(started)?;
-    let control = Arc::new(Control::default());
-    super::stop_on_signal(&control)?;
-    let deadline = args.time + GRACE;
-    let mut counts =
-        show.run(pipeline.clone(), &setup, &control, |counts| counts.rows >= events.count() || started.elapsed() > deadline)?;
+    let view = Mutex::new(View::new(args, started));
+    let counts = stage.pipeline("counts", COUNTS)?;
+    let matches = stage.pipeline("matches", MATCHES)?;
+    let mut swap = Swap { plugins: &plugins, at: started + args.time / 2, outcome: None };
+    let outcomes = std::thread::scope(|scope| {
+        let matching = scope.spawn(|| stage.run(matches, |epoch, _| lock(&view).matches(epoch)));
+        let counted = stage.run(counts, |epoch, swapper| {
+            if swap.is_due() {
+                lock(&view).dropped_in();
+            }
+            lock(&view).epoch(epoch, swapper);
+        });
+        let matched = matching.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the matches' thread ended")));
+        counted.and_then(|counted| Ok((counted, matched?)))
+    });
     producing.finish()?;
-    if events.through_broker() {
-        // The topic has ended now: a second run goes on where the first left, and closes the windows.
-        setup.until_end = true;
-        counts = counts.plus(&show.run(pipeline, &setup, &Arc::new(Control::default()), |_| false)?);
-    }
-    show.dropped.map_err(io("the plugin's second version can't be written"))?;
-    show.view.finish(&counts, &events.expected(), args)
+    let (counts, matched) = outcomes?;
+    swap.outcome.unwrap_or(Ok(())).map_err(io("the plugins' second versions can't be written"))?;
+    let expected = events.expected();
+    let view = lock(&view);
+    view.finish(&counts, matched.rows, &expected, &demo_matches::expected(&events), args)
 }
 
-/// The demo while it runs.
-struct Show<'a> {
-    view: View,
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A picture is drawn anew each time: half of one does no harm.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What both jobs share.
+struct Stage<'a> {
+    events: &'a Events,
+    folder: &'a Path,
     plugins: &'a Path,
     started: Instant,
-    half: Duration,
-    swapped: bool,
-    dropped: std::io::Result<()>,
+    deadline: Duration,
 }
 
-impl Show<'_> {
-    /// Runs the job until it ends or `done`; drops the second version in half-way.
-    fn run(
-        &mut self,
+impl Stage<'_> {
+    fn pipeline(&self, role: &str, text: &str) -> Result<Pipeline, Error> {
+        let options = LoadOptions { sets: self.events.settings(role), ..LoadOptions::default() };
+        config::load_str(text, &format!("{role}.yaml"), &options).map_err(|e| Error::new(Kind::Config, e.to_string()))
+    }
+
+    /// Runs a job over all events, telling `each` epoch.
+    fn run(&self, pipeline: Pipeline, mut each: impl FnMut(&Committed<'_>, &Swapper)) -> Result<Counts, Error> {
+        let control = Arc::new(Control::default());
+        super::stop_on_signal(&control)?;
+        let is_live = self.events.through_broker();
+        let counts = self.run_once(pipeline.clone(), &control, !is_live, &mut each)?;
+        if !is_live {
+            return Ok(counts);
+        }
+        // The topic has ended now: a second run goes on where the first left, and closes the windows.
+        Ok(counts.plus(&self.run_once(pipeline, &Arc::new(Control::default()), true, &mut each)?))
+    }
+
+    /// Until the end of the events, or where the topic has none until all of them are read.
+    fn run_once(
+        &self,
         pipeline: Pipeline,
-        options: &SetupOptions<'_>,
         control: &Arc<Control>,
-        done: impl Fn(&Counts) -> bool,
+        until_end: bool,
+        each: &mut dyn FnMut(&Committed<'_>, &Swapper),
     ) -> Result<Counts, Error> {
-        let setup = set_up(pipeline, options)?;
+        let options = SetupOptions {
+            plugins: self.plugins,
+            data_dir: self.folder,
+            until_end,
+            limits: JobLimits::default(),
+            guest_limits: GuestLimits::default(),
+            workers: default_workers(),
+            observe_outputs: true,
+        };
+        let setup = set_up(pipeline, &options)?;
         let swapper = Arc::clone(&setup.swapper);
         let mut observer = |epoch: &Committed<'_>| {
-            self.view.epoch(epoch, &swapper);
-            if !self.swapped && self.started.elapsed() >= self.half {
-                self.swapped = true;
-                self.dropped = drop_in(self.plugins, VERSION_2);
-                self.view.dropped_in();
-            }
-            if done(&epoch.counts) {
+            each(epoch, &swapper);
+            if !until_end && (epoch.counts.rows >= self.events.count() || self.started.elapsed() > self.deadline) {
                 control.stop();
             }
         };
@@ -131,11 +164,32 @@ impl Show<'_> {
     }
 }
 
+/// The second versions, which are dropped in half-way.
+struct Swap<'a> {
+    plugins: &'a Path,
+    at: Instant,
+    outcome: Option<std::io::Result<()>>,
+}
+
+impl Swap<'_> {
+    /// Drops them in when it is time; true then.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.outcome.is_none() && Instant::now() >= self.at;
+        if is_due {
+            self.outcome = Some(drop_in(self.plugins, &VERSIONS_2));
+        }
+        is_due
+    }
+}
+
 /// As a user would: written beside, then renamed, so that nobody sees half of it.
-fn drop_in(plugins: &Path, artefact: &[u8]) -> std::io::Result<()> {
-    let beside = plugins.join(".experiment_count.part");
-    std::fs::write(&beside, artefact)?;
-    std::fs::rename(beside, plugins.join(PLUGIN))
+fn drop_in(plugins: &Path, artefacts: &[Versions]) -> std::io::Result<()> {
+    for (name, artefact) in artefacts {
+        let beside = plugins.join(format!(".{name}.part"));
+        std::fs::write(&beside, artefact)?;
+        std::fs::rename(beside, plugins.join(format!("{name}.wasm")))?;
+    }
+    Ok(())
 }
 
 /// A folder that is removed at the end.

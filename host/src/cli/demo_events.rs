@@ -3,6 +3,7 @@
 
 use super::demo::DemoArgs;
 use crate::config::spec::GenerateSpec;
+use crate::element::OwnedRecord;
 use crate::error::{Error, Kind};
 use crate::ingest::generate;
 use rdkafka::ClientConfig;
@@ -67,18 +68,18 @@ impl Events {
         Ok(Self { spec, brokers: args.brokers.clone(), topic: format!("kindling-demo-{start}") })
     }
 
-    /// Settings of the pipeline's source.
-    pub fn settings(&self) -> Vec<(String, String)> {
+    /// Settings of a pipeline over these events; through a broker `role` names its job and its topic of results.
+    pub fn settings(&self, role: &str) -> Vec<(String, String)> {
         let set = |path: &str, value: String| (path.to_owned(), value);
         match &self.brokers {
             Some(brokers) => vec![
-                set("name", format!("demo-{}", self.topic)),
+                set("name", format!("demo-{}-{role}", self.topic)),
                 set("source.name", "kafka".into()),
                 set("source.parameters.brokers", brokers.clone()),
                 set("source.parameters.topic", self.topic.clone()),
                 set("sink.name", "kafka".into()),
                 set("sink.parameters.brokers", brokers.clone()),
-                set("sink.parameters.topic", format!("{}-counts", self.topic)),
+                set("sink.parameters.topic", format!("{}-{role}", self.topic)),
             ],
             None => vec![
                 set("source.parameters.rowsPerSecond", self.spec.rows_per_second.to_string()),
@@ -126,12 +127,18 @@ impl Events {
         self.brokers.is_some()
     }
 
+    /// Each event in the order of its number, with its partition.
+    pub fn all(&self) -> impl Iterator<Item = (usize, OwnedRecord)> {
+        (0..self.count()).map(|n| {
+            let (partition, offset) = place(&self.spec, n);
+            (partition, generate::event(&self.spec, partition, offset))
+        })
+    }
+
     /// What the pipeline must account for, counted from the events themselves with another JSON parser and no windows.
     pub fn expected(&self) -> Expected {
         let mut expected = Expected { events: self.count(), ..Expected::default() };
-        for n in 0..self.count() {
-            let (partition, offset) = place(&self.spec, n);
-            let record = generate::event(&self.spec, partition, offset);
+        for (_, record) in self.all() {
             let value: Option<serde_json::Value> = record.value.as_deref().and_then(|v| serde_json::from_slice(v).ok());
             let Some(value) = value.filter(is_typed) else {
                 expected.broken += 1;
@@ -143,8 +150,8 @@ impl Events {
     }
 }
 
-/// Whether the fields that the pipeline parses have their types.
-fn is_typed(value: &serde_json::Value) -> bool {
+/// Whether the fields that the pipelines parse have their types.
+pub fn is_typed(value: &serde_json::Value) -> bool {
     let scalar = |name: &str| !value[name].is_object() && !value[name].is_array();
     let texts = ["name", "experimentGroup", "experimentName", "experimentBucket"];
     value.is_object() && value["st"].is_i64() && texts.into_iter().all(scalar)

@@ -2,6 +2,7 @@
 
 use super::demo::DemoArgs;
 use super::demo_events::Expected;
+use super::demo_matches::{Match, Matches};
 use crate::error::{Error, Kind};
 use crate::output::OutRecord;
 use crate::runtime::core::Counts;
@@ -9,7 +10,7 @@ use crate::runtime::job::Committed;
 use crate::runtime::swap::Swapper;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ pub struct View {
     /// Counts of each variant: built-in and guest.
     variants: BTreeMap<String, (i64, i64)>,
     counted: i64,
+    matches: Matches,
     window: String,
     dropped_at: Option<Instant>,
     first_new: Option<(Duration, String)>,
@@ -50,6 +52,7 @@ impl View {
             lines: 0,
             variants: BTreeMap::new(),
             counted: 0,
+            matches: Matches::default(),
             window: String::new(),
             dropped_at: None,
             first_new: None,
@@ -58,12 +61,17 @@ impl View {
         }
     }
 
-    /// The second version of the plugin lies in the folder.
+    /// The second versions of the plugins lie in the folder.
     pub fn dropped_in(&mut self) {
         self.dropped_at = Some(Instant::now());
     }
 
-    /// An epoch was committed.
+    /// An epoch of the matches was committed.
+    pub fn matches(&mut self, epoch: &Committed<'_>) {
+        self.matches.epoch(epoch, self.dropped_at);
+    }
+
+    /// An epoch of the counts was committed.
     pub fn epoch(&mut self, epoch: &Committed<'_>, swapper: &Swapper) {
         for record in epoch.outputs {
             self.result(record);
@@ -107,10 +115,11 @@ impl View {
 
     fn draw(&mut self, epoch: &Committed<'_>, swapper: &Swapper) {
         let seconds = self.started.elapsed().as_secs_f64();
-        let version = epoch.plan.guests.first().map_or_else(String::new, |g| format!("{} {}", g.plugin, g.version));
+        let version = epoch.plan.guests.first().map_or_else(String::new, |g| format!("{}@{}", g.plugin, g.version));
+        let (matches, matching) = (self.matches.count(), &self.matches.version);
         if !self.terminal {
             say!(
-                "{seconds:5.1}s  {} rows  {:.0} rows/s  {} late  {} rejected  {} results  watermark {}  {version}",
+                "{seconds:5.1}s  {} rows  {:.0} rows/s  {} late  {} rejected  {} results  {matches} matches  watermark {}  {version}  {matching}",
                 epoch.counts.rows,
                 self.speed,
                 epoch.counts.late,
@@ -130,12 +139,23 @@ impl View {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
+        let mut found = Table::new();
+        found.load_preset(UTF8_FULL_CONDENSED).set_header(["match: swiper", "swipee", "at", "waited_ms (1.1.0)"]);
+        for row in &self.matches.last {
+            let text = |name: &str| row[name].as_str().unwrap_or("-").to_owned();
+            found.add_row([
+                text("swiper"),
+                text("swipee"),
+                clock(row["ts"].as_i64().unwrap_or(i64::MIN)),
+                row["waited_ms"].as_i64().map_or_else(String::new, |ms| ms.to_string()),
+            ]);
+        }
         let note = swapper.notes().last().map_or_else(String::new, |n| format!("{}: {}", n.plugin, n.text));
         let text = format!(
             "kindling demo  {seconds:.0} of {} s  {} events/s asked for\n\n\
-             rows {}   rows/s {:.0}   late {}   rejected {}   results {}\n\
+             rows {}   rows/s {:.0}   late {}   rejected {}   results {}   matches {matches}\n\
              watermark {}   state {} keys   epoch {}   commit {:.1} ms\n\
-             plugin {version}   {note}\n\nlast window {}\n{table}\n",
+             plugins {version}   {matching}   {note}\n\nlast window {}\n{table}\n{found}\n",
             self.total.as_secs(),
             self.rate,
             epoch.counts.rows,
@@ -157,46 +177,72 @@ impl View {
         self.lines = text.lines().count();
     }
 
-    /// The account at the end: every row that came is counted, late or rejected.
+    /// The account at the end: every row that came is counted, late or rejected, and the matches are those of the events; `matched` rows were read
+    /// for them.
     ///
     /// # Errors
-    /// When a row is lost or counted twice, or the swap did not show.
-    pub fn finish(&self, counts: &Counts, expected: &Expected, args: &DemoArgs) -> Result<(), Error> {
+    /// When a row is lost or counted twice, or a match is.
+    pub fn finish(
+        &self,
+        counts: &Counts,
+        matched: u64,
+        expected: &Expected,
+        matches: &BTreeSet<Match>,
+        args: &DemoArgs,
+    ) -> Result<(), Error> {
         let accounted = self.counted + counts.late as i64;
-        let good =
-            counts.rows == expected.events && accounted == expected.assignments as i64 && counts.rejects == expected.broken;
+        let good = counts.rows == expected.events
+            && matched == expected.events
+            && accounted == expected.assignments as i64
+            && counts.rejects == expected.broken
+            && self.matches.are(matches);
         let seconds = self.started.elapsed().as_secs_f64();
         if args.json {
-            let swap = self.first_new.as_ref().map(|(d, row)| serde_json::json!({"seconds": d.as_secs_f64(), "row": row}));
+            let swap = |first: &Option<(Duration, String)>| {
+                first.as_ref().map(|(d, row)| serde_json::json!({"seconds": d.as_secs_f64(), "row": row}))
+            };
             say!(
                 "{}",
                 serde_json::json!({"rows": counts.rows, "counted": self.counted, "late": counts.late, "rejects": counts.rejects,
-                    "events": expected.events, "assignments": expected.assignments, "broken": expected.broken, "swap": swap,
-                    "nothingLost": good, "seconds": seconds})
+                    "events": expected.events, "assignments": expected.assignments, "broken": expected.broken, "swap": swap(&self.first_new),
+                    "matches": self.matches.count(), "expectedMatches": matches.len(), "carriedMatches": self.matches.carried,
+                    "matchSwap": swap(&self.matches.first_carried), "nothingLost": good, "seconds": seconds})
             );
         } else {
-            match &self.first_new {
-                Some((after, row)) => say!(
-                    "\nfirst result of experiment_count 2.0.0, {:.1} s after it was dropped in:\n  {row}",
-                    after.as_secs_f64()
-                ),
-                None => say!("\nthe demo ended before a window of experiment_count 2.0.0 closed"),
-            }
-            say!(
-                "\n{} of {} events read; {} experiment assignments = {} counted + {} late; {} of {} broken events rejected: {}",
-                counts.rows,
-                expected.events,
-                expected.assignments,
-                self.counted,
-                counts.late,
-                counts.rejects,
-                expected.broken,
-                if good { "no row was lost, none counted twice" } else { "THESE DON'T ADD UP" }
-            );
-            say!("({seconds:.1} s; the events were counted a second time, without the pipeline)");
-            say!("\nNext, a guest of your own:  kindling plugin new my_count --kind aggregate");
+            self.tell(counts, expected, matches.len(), good);
+            say!("({seconds:.1} s; the events were counted and matched a second time, without the pipelines)");
+            say!("\nNext, a guest of your own:  kindling plugin new my_match --kind process");
         }
         if good { Ok(()) } else { Err(Error::new(Kind::Internal, "the demo's rows don't add up")) }
+    }
+
+    fn tell(&self, counts: &Counts, expected: &Expected, matches: usize, good: bool) {
+        match &self.first_new {
+            Some((after, row)) => {
+                say!("\nfirst result of experiment_count 2.0.0, {:.1} s after it was dropped in:\n  {row}", after.as_secs_f64())
+            }
+            None => say!("\nthe demo ended before a window of experiment_count 2.0.0 closed"),
+        }
+        if let Some((after, row)) = &self.matches.first_carried {
+            say!(
+                "\nfirst match of match_detection 1.1.0 for a like that 1.0.0 had been given, {:.1} s after it was dropped in:\n  {row}",
+                after.as_secs_f64()
+            );
+        }
+        say!(
+            "\n{} of {} events read; {} experiment assignments = {} counted + {} late; {} of {} broken events rejected;\n\
+             {} of {matches} matches found, {} of them made in part by each version of the detector: {}",
+            counts.rows,
+            expected.events,
+            expected.assignments,
+            self.counted,
+            counts.late,
+            counts.rejects,
+            expected.broken,
+            self.matches.count(),
+            self.matches.carried,
+            if good { "nothing was lost, nothing came twice" } else { "THESE DON'T ADD UP" }
+        );
     }
 }
 

@@ -12,6 +12,7 @@ mod ask;
 mod check;
 mod demo;
 mod demo_events;
+mod demo_matches;
 mod demo_view;
 mod endpoint;
 mod plugin;
@@ -19,7 +20,9 @@ mod plugin_sdk;
 mod run;
 mod savepoint;
 mod state;
+mod state_ls;
 mod stored;
+mod table;
 mod test;
 mod why;
 
@@ -60,7 +63,7 @@ enum LogFormat {
 enum Command {
     /// Run a pipeline.
     Run(run::RunArgs),
-    /// Generate events and run the experiment-count pipeline over them, with a plugin swapped half-way.
+    /// Generate events and run two pipelines over them, experiment counts and matches, with their plugins swapped half-way.
     Demo(demo::DemoArgs),
     /// Say everything that is wrong with pipeline files.
     Check(check::CheckArgs),

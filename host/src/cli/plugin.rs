@@ -1,11 +1,11 @@
 //! `kindling plugin new|build|check` and `kindling plugins`: from an idea to an artefact, and what became of it.
 
 use super::plugin_sdk;
+use super::table::table;
 use crate::error::{Error, Kind};
 use crate::limits::GuestLimits;
 use crate::plugin::{GuestEngine, Plugin, PluginSet, PluginStatus, fetch_status};
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub enum NewKind {
     Scalar,
     /// None, one or many rows a row.
     Flatmap,
+    /// Something that is remembered of each key, with timers; with a pipeline that runs it.
+    Process,
 }
 
 /// Arguments of `kindling plugin new`.
@@ -41,7 +43,9 @@ pub enum NewKind {
 #[command(after_help = "\
 Example:
   kindling plugin new my_mean --kind aggregate
-  cd my_mean && cargo test && kindling plugin build --plugins ../plugins")]
+  cd my_mean && cargo test && kindling plugin build --plugins ../plugins
+
+  kindling plugin new my_match --kind process     with a pipeline.yaml that runs it over generated events")]
 pub struct NewArgs {
     /// Name of the plugin and its function: lower case letters, digits and _.
     pub name: String,
@@ -126,8 +130,9 @@ fn new(args: &NewArgs) -> Result<(), Error> {
     }
     plugin_sdk::scaffold(&folder, &args.name, args.kind)
         .map_err(|e| Error::new(Kind::External, format!("{}: {e}", folder.display())))?;
+    let run = if let NewKind::Process = args.kind { "\n  kindling run pipeline.yaml --plugins ../plugins" } else { "" };
     say!(
-        "{} is made. Next:\n  cd {}\n  cargo test\n  kindling plugin build --plugins ../plugins",
+        "{} is made. Next:\n  cd {}\n  cargo test\n  kindling plugin build --plugins ../plugins{run}",
         folder.display(),
         folder.display()
     );
@@ -201,17 +206,11 @@ fn check(args: &CheckArgs) -> Result<(), Error> {
 }
 
 fn print_functions(status: &PluginStatus) {
-    let mut table = table(["function", "kind", "state", "what it is"]);
+    let mut table = table(["function", "kind", "state", "what it is"], 0..0);
     for function in &status.functions {
         table.add_row([&function.signature, &function.kind, &function.state, &function.doc]);
     }
     say!("{table}");
-}
-
-fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
-    table
 }
 
 /// `kindling plugins`.
@@ -228,7 +227,7 @@ pub fn plugins(args: &PluginsArgs) -> Result<(), Error> {
         say!("{text}");
         return Ok(());
     }
-    let mut table = table(["plugin", "version", "hash", "functions", "state", "uses", "calls", "time", "errors"]);
+    let mut table = table(["plugin", "version", "hash", "functions", "state", "uses", "calls", "time", "errors"], 0..0);
     for status in &statuses {
         let functions: Vec<&str> = status.functions.iter().map(|f| f.name.as_str()).collect();
         table.add_row([

@@ -7,6 +7,9 @@ const MANIFEST: &str = include_str!("../../../guest-sdk/rust/template/Cargo.toml
 const AGGREGATE: &str = include_str!("../../../guest-sdk/rust/template/aggregate.rs");
 const FLATMAP: &str = include_str!("../../../guest-sdk/rust/template/flatmap.rs");
 const FILTER: &str = include_str!("../../../guest-sdk/rust/template/filter.rs");
+const PROCESS: &str = include_str!("../../../guest-sdk/rust/template/process.rs");
+/// A pipeline to see a process at work: the name alone doesn't say what it needs, as those of functions do.
+const PROCESS_PIPELINE: &str = include_str!("../../../guest-sdk/rust/template/process.yaml");
 const SCALAR: &str = include_str!("../../../guest-sdk/rust/template/scalar.rs");
 
 /// The files of `guest-sdk/rust`.
@@ -50,6 +53,7 @@ pub fn scaffold(folder: &Path, name: &str, kind: NewKind) -> std::io::Result<()>
         NewKind::Filter => FILTER,
         NewKind::Scalar => SCALAR,
         NewKind::Flatmap => FLATMAP,
+        NewKind::Process => PROCESS,
     };
     let write = |path: &str, text: &str| {
         let path = folder.join(path);
@@ -61,6 +65,9 @@ pub fn scaffold(folder: &Path, name: &str, kind: NewKind) -> std::io::Result<()>
     let sdk = format!("{{ path = \"{SDK_FOLDER}\" }}");
     write("Cargo.toml", &MANIFEST.replace("{{name}}", name).replace("{{sdk}}", &sdk))?;
     write("src/lib.rs", &source.replace("{{name}}", name))?;
+    if let NewKind::Process = kind {
+        write("pipeline.yaml", &PROCESS_PIPELINE.replace("{{name}}", name))?;
+    }
     write(".gitignore", "/target\n")?;
     for (path, text) in SDK {
         // Within the new crate the SDK is part of its workspace.
@@ -73,13 +80,16 @@ pub fn scaffold(folder: &Path, name: &str, kind: NewKind) -> std::io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
+    use clap::ValueEnum;
 
     #[test]
     fn the_new_crate_is_one_workspace() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, kind) in [("a", NewKind::Aggregate), ("f", NewKind::Filter), ("s", NewKind::Scalar), ("m", NewKind::Flatmap)] {
+        for kind in NewKind::value_variants() {
+            let name = &format!("my_{kind:?}").to_lowercase();
             let folder = dir.path().join(name);
-            scaffold(&folder, name, kind).unwrap();
+            scaffold(&folder, name, *kind).unwrap();
             let sdk = std::fs::read_to_string(folder.join("kindling-guest/Cargo.toml")).unwrap();
             assert!(sdk.contains("name = \"kindling-guest\"") && !sdk.contains("\n[workspace]"), "{sdk}");
             let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
@@ -88,6 +98,15 @@ mod tests {
                 "{manifest}"
             );
         }
+    }
+
+    #[test]
+    fn the_pipeline_of_a_new_process_is_well() {
+        let dir = tempfile::tempdir().unwrap();
+        scaffold(dir.path(), "quiet", NewKind::Process).unwrap();
+        let text = std::fs::read_to_string(dir.path().join("pipeline.yaml")).unwrap();
+        let pipeline = config::load_str(&text, "pipeline.yaml", &config::LoadOptions::default()).unwrap();
+        assert_eq!(pipeline.name, "quiet");
     }
 
     #[test]

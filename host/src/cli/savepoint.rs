@@ -26,6 +26,9 @@ pub struct SavepointArgs {
     /// The file to write.
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,
+    /// Of the local tree, where the changelog has been lost. It may be behind: results since its epoch come again.
+    #[arg(long, conflicts_with_all = ["from", "from_changelog", "from_savepoint"])]
+    pub from_tree: bool,
     /// Write over a file that is there.
     #[arg(long)]
     pub force: bool,
@@ -47,7 +50,7 @@ pub fn savepoint(args: &SavepointArgs) -> Result<(), Error> {
         return Err(Error::new(Kind::Config, "--operator is for `kindling state`; a savepoint has the state of all"));
     }
     let (pipeline, plan) = args.stored.whole_plan()?;
-    let mut stored = args.stored.truth(&pipeline)?;
+    let mut stored = if args.from_tree { args.stored.tree(&pipeline)? } else { args.stored.truth(&pipeline)? };
     let error = |e: crate::state::savepoint::SavepointError| Error::new(e.kind(), e.to_string());
     // What was stored before operators had names gets them here; the rest stays as the job that wrote it had it.
     let operators = crate::runtime::carry::stored(&stored.meta, &plan);
@@ -56,6 +59,11 @@ pub fn savepoint(args: &SavepointArgs) -> Result<(), Error> {
     let mut writer = Writer::create(&args.to, &header).map_err(error)?;
     stored.entries(&mut |entry| writer.entry(&entry).map_err(error))?;
     let (entries, bytes) = writer.finish().map_err(error)?;
+    if let Some(committed) = stored.meta.entries.filter(|c| *c != entries) {
+        let _ = std::fs::remove_file(&args.to);
+        let text = format!("{committed} entries of state were committed, and {} has {entries}: the rest is lost", stored.origin);
+        return Err(Error::new(Kind::Data, text));
+    }
     let (to, epoch) = (args.to.display().to_string(), header.meta.epoch);
     if args.stored.context.json {
         let positions = &header.meta.positions;

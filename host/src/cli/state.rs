@@ -3,34 +3,30 @@
 use super::stored::{Stored, StoredArgs};
 use crate::config::spec::TimestampFormat;
 use crate::error::{Error, Kind};
-use crate::operator::assigner::Assigner;
 use crate::output::Change;
 use crate::output::encode::Encoder;
 use crate::plan::Plan;
 use crate::runtime::restoring::grouped;
 use crate::runtime::view::View;
-use crate::state::store::{PaneId, split};
+use crate::state::store::split;
 use crate::time::write_rfc3339;
 use arrow::array::RecordBatch;
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use datafusion::error::DataFusionError;
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use serde_json::Value;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 /// Rows that are rendered at once.
 const BATCH: usize = 4_096;
-/// Panes that a table shows; the rest is summed up.
-const PANES_SHOWN: usize = 40;
 
 /// `kindling state ...`.
 #[derive(Subcommand)]
 pub enum StateCommand {
     /// Operators and panes with keys and bytes.
     Ls(LsArgs),
-    /// The open windows of one key.
+    /// The open windows of one key, or what a process keeps of it.
     Get(GetArgs),
     /// Every entry, as lines of JSON or as CSV.
     Export(ExportArgs),
@@ -61,12 +57,16 @@ Examples:
   kindling state get pipeline.yaml --key control,onboarding-1
   kindling state get pipeline.yaml --key '[\"a, with a comma\", null]'
   kindling state get pipeline.yaml --key 42 --from 127.0.0.1:9400 --json
+  kindling state get matches.yaml --key ann,bob          a pair's half-made match, keyed by least and greatest of their ids
+
+Of a process: the guest's state by field (MessagePack as JSON text), the last event time of the key's rows, its timers, and the watermark that
+it is forgotten at; with order: eventTime also the rows that wait.
 {SOURCES}"))]
 pub struct GetArgs {
     /// Which state.
     #[command(flatten)]
     pub stored: StoredArgs,
-    /// Values of groupByKeys in their order, with commas between; or a JSON list.
+    /// Values of groupByKeys or keyBy in their order, with commas between; or a JSON list.
     #[arg(long, value_name = "K1,K2", allow_hyphen_values = true)]
     pub key: String,
 }
@@ -89,7 +89,8 @@ Examples:
   kindling state export pipeline.yaml --raw --from-savepoint counts.savepoint
 
 A row is a key in a pane; a window of a tumbling aggregation is one pane. Columns: the keys, the pane, what the aggregates would give, and the
-columns of their partial states, as name[part].
+columns of their partial states, as name[part]. Of a process a row is a key, with the columns of `state get`; rows that wait are a row for each key
+and event time.
 {SOURCES}"))]
 pub struct ExportArgs {
     /// Which state.
@@ -112,7 +113,7 @@ pub struct ExportArgs {
 /// What is wrong, and who must act.
 pub fn state(command: &StateCommand) -> Result<(), Error> {
     match command {
-        StateCommand::Ls(args) => ls(args),
+        StateCommand::Ls(args) => super::state_ls::ls(args),
         StateCommand::Get(args) => get(args),
         StateCommand::Export(args) => export(args),
     }
@@ -121,7 +122,10 @@ pub fn state(command: &StateCommand) -> Result<(), Error> {
 fn view(plan: &Plan) -> Result<View, Error> {
     let view = View::new(plan).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
     view.ok_or_else(|| {
-        Error::new(Kind::Config, "the pipeline has no operator whose state can be shown: it has no window_aggregate")
+        Error::new(
+            Kind::Config,
+            "the pipeline has no operator whose state can be shown: it has no window_aggregate and no process",
+        )
     })
 }
 
@@ -129,96 +133,14 @@ fn of_rows(error: &DataFusionError) -> Error {
     Error::new(Kind::Data, format!("the state can't be shown: {}; --raw of `state export` calls no aggregate", error.find_root()))
 }
 
-fn time(ms: i64) -> String {
+/// A watermark, for people.
+pub(super) fn time(ms: i64) -> String {
     let mut text = String::new();
     match ms {
         i64::MIN => text.push_str("none yet"),
         ms => write_rfc3339(ms, &mut text),
     }
     text
-}
-
-/// Keys and bytes of a pane.
-#[derive(Default)]
-struct Size {
-    slots: u64,
-    bytes: u64,
-}
-
-fn ls(args: &LsArgs) -> Result<(), Error> {
-    let (pipeline, plan) = args.stored.plan()?;
-    let mut stored = args.stored.open(&pipeline, &plan, None)?;
-    let mut panes: BTreeMap<(i64, i64), Size> = BTreeMap::new();
-    stored.entries(&mut |entry| {
-        let (pane, key) = split(&entry.key).map_err(|e| Error::new(Kind::Data, e.to_string()))?;
-        let size = panes.entry((pane.start, pane.from)).or_default();
-        size.slots += 1;
-        size.bytes += (key.len() + entry.value.as_ref().map_or(0, Vec::len)) as u64;
-        Ok(())
-    })?;
-    let meta = &stored.meta;
-    let assigner = plan.window.as_ref().map(|w| w.assigner());
-    let end = |start: i64, from: i64| assigner.as_ref().map_or(start, |a| a.pane_bounds(PaneId { start, from }).1);
-    let (slots, bytes) = panes.values().fold((0, 0), |(s, b), size| (s + size.slots, b + size.bytes));
-    let job = format!("{}/{}", pipeline.team, pipeline.name);
-    let operators = plan.operators();
-    let shown = |ms: i64| if pipeline.timestamp_format == TimestampFormat::Millis { json!(ms) } else { json!(time(ms)) };
-    // Of count windows a pane is a run of row numbers; what all panes of a key share has no bounds, nor has a global window.
-    let is_counted = matches!(assigner, Some(Assigner::Count(_)));
-    let bound = |at: i64| match at {
-        i64::MIN | i64::MAX => String::new(),
-        row if is_counted => format!("row {row}"),
-        ms => time(ms),
-    };
-    let bound_json = |at: i64| match at {
-        i64::MIN | i64::MAX => Value::Null,
-        row if is_counted => json!(row),
-        ms => shown(ms),
-    };
-    if args.stored.context.json {
-        let panes: Vec<Value> = panes
-            .iter()
-            .map(|((start, from), s)| json!({ "start": bound_json(*start), "end": bound_json(end(*start, *from)), "from": bound_json(*from), "keys": s.slots, "bytes": s.bytes }))
-            .collect();
-        let operators: Vec<Value> =
-            operators.keys().map(|o| json!({ "operator": o, "keys": slots, "bytes": bytes, "panes": panes })).collect();
-        let watermark = if meta.closed == i64::MIN { Value::Null } else { shown(meta.closed) };
-        say!(
-            "{:#}",
-            json!({ "job": job, "from": stored.origin, "epoch": meta.epoch, "watermark": watermark, "positions": meta.positions, "operators": operators })
-        );
-        return Ok(());
-    }
-    say!("{job} after epoch {}, watermark {}; from {}", meta.epoch, time(meta.closed), stored.origin);
-    for operator in operators.keys() {
-        say!("{operator}: {} keys in {} panes, {} bytes", grouped(slots), panes.len(), grouped(bytes));
-        let mut table = table(["pane from", "to", "keys", "bytes"]);
-        for ((start, from), size) in panes.iter().take(PANES_SHOWN) {
-            let part = if from > start { format!(" (rows for windows from {})", time(*from)) } else { String::new() };
-            table.add_row([
-                format!("{}{part}", bound(*start)),
-                bound(end(*start, *from)),
-                grouped(size.slots),
-                grouped(size.bytes),
-            ]);
-        }
-        if !panes.is_empty() {
-            say!("{table}");
-        }
-        if panes.len() > PANES_SHOWN {
-            say!("and {} more panes; --json has all", panes.len() - PANES_SHOWN);
-        }
-    }
-    if operators.is_empty() {
-        say!("the pipeline has no operator with state");
-    }
-    Ok(())
-}
-
-fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
-    table
 }
 
 /// `a,b` or `["a", null]`.
@@ -251,21 +173,30 @@ fn get(args: &GetArgs) -> Result<(), Error> {
         }
         Ok(())
     })?;
-    let batch = view.windows(&found, stored.meta.closed).map_err(|e| of_rows(&e))?;
+    let batch = view.of_key(&found, stored.meta.closed).map_err(|e| of_rows(&e))?;
     let rows = Rows::new(&batch, pipeline.timestamp_format).json(&batch)?;
     if args.stored.context.json {
         say!("{:#}", Value::Array(rows));
         return Ok(());
     }
     if rows.is_empty() {
-        say!("no open window has the key {}; from {}", args.key, describe(&stored));
+        let what = if plan.process.is_some() { "nothing is kept of" } else { "no open window has" };
+        say!("{what} the key {}; from {}", args.key, describe(&stored));
         return Ok(());
     }
     let mut table = Table::new();
     let names: Vec<String> = batch.schema().fields().iter().map(|f| f.name().clone()).collect();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(&names);
-    for row in &rows {
-        table.add_row(names.iter().map(|n| cell(&row[n])));
+    table.load_preset(UTF8_FULL_CONDENSED);
+    if plan.process.is_some() {
+        // One row with many columns: one below the other.
+        for (name, row) in names.iter().flat_map(|name| rows.iter().map(move |row| (name, row))) {
+            table.add_row([name.clone(), cell(&row[name])]);
+        }
+    } else {
+        table.set_header(&names);
+        for row in &rows {
+            table.add_row(names.iter().map(|n| cell(&row[n])));
+        }
     }
     say!("{table}");
     say!("from {}", describe(&stored));
@@ -281,6 +212,7 @@ fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     }
 }

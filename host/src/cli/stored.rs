@@ -157,6 +157,15 @@ impl StoredArgs {
         }
     }
 
+    /// The local tree of a stopped job.
+    ///
+    /// # Errors
+    /// As [`StoredArgs::open`].
+    pub fn tree(&self, pipeline: &Pipeline) -> Result<Stored, Error> {
+        let spec = spec(pipeline, &self.data_dir);
+        local(&spec.tree_path(), changelog(&spec).map_err(of_commit)?.is_some())
+    }
+
     /// The truth of a stopped job: its changelog, else its tree. Refused while the job commits.
     ///
     /// # Errors
@@ -288,7 +297,7 @@ fn replayed(changelog: &Changelog, data_dir: &Path, strict: bool) -> Result<Stor
         return Err(Error::new(Kind::External, text));
     }
     let scratch = Scratch::new(data_dir).map_err(|e| Error::new(Kind::External, format!("{}: {e}", data_dir.display())))?;
-    let mut tree = Tree::open(&scratch.0).map_err(of_tree)?;
+    let tree = Tree::open(&scratch.0).map_err(of_tree)?;
     let before = replay::ends(properties, topic).map_err(of_commit)?;
     let mut told = false;
     let mut watch = |progress: &RestoreProgress| {
@@ -297,7 +306,7 @@ fn replayed(changelog: &Changelog, data_dir: &Path, strict: bool) -> Result<Stor
             eprint!("\rreading {topic}: {} records\x1b[K", grouped(progress.records));
         }
     };
-    let replayed = replay::replay(properties, topic, &mut tree, crate::time::now_ms(), &mut watch, None);
+    let replayed = replay::read_all(properties, topic, &tree, &mut watch, None);
     if told {
         eprintln!();
     }

@@ -1,13 +1,13 @@
 //! `kindling why`: what a running job waits for.
 
 use super::endpoint::{find, is_called};
+use super::table::table;
 use crate::ask::ask;
 use crate::error::{Error, Kind};
 use crate::runtime::why::{OperatorLateness, PartitionWhy, Why, WindowRows, WindowsWhy};
 use crate::size::format_size;
 use crate::time::{format_span, write_rfc3339};
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use std::path::PathBuf;
 
 /// Partitions that the table shows unless all are asked for: those that are the furthest behind.
@@ -107,14 +107,8 @@ fn partitions(why: &Why, all: bool) {
     // The one that holds the watermark first, then by how far behind they are.
     order.sort_by_key(|p| (Some(*p) != why.held_back_by, why.partitions[*p].watermark.unwrap_or(i64::MIN), *p));
     let shown = if all { order.len() } else { order.len().min(SHOWN) };
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED);
-    table.set_header(["partition", "state", "watermark", "not moved for", "offset", "end", "lag", "last record", "rows/s"]);
-    for column in 3..9 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    let mut table =
+        table(["partition", "state", "watermark", "not moved for", "offset", "end", "lag", "last record", "rows/s"], 3..9);
     let number = |n: Option<i64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     for index in order.iter().take(shown) {
         let p: &PartitionWhy = &why.partitions[*index];
@@ -194,22 +188,10 @@ fn by_window(operator: &OperatorLateness) {
     if late.is_empty() {
         return;
     }
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED);
-    table.set_header([
-        "window",
-        "rows",
-        "after its end",
-        "at most by",
-        "99 % with allowedLateness",
-        "99.9 %",
-        "after its end by: rows",
-    ]);
-    for column in 1..6 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    let mut table = table(
+        ["window", "rows", "after its end", "at most by", "99 % with allowedLateness", "99.9 %", "after its end by: rows"],
+        1..6,
+    );
     for window in late {
         let name = window
             .start
@@ -234,14 +216,7 @@ fn by_window(operator: &OperatorLateness) {
 }
 
 fn histogram(title: &str, all: u64, buckets: &[(Option<i64>, u64)]) {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED);
-    table.set_header([title, "rows", "share"]);
-    for column in 1..3 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    let mut table = table([title, "rows", "share"], 1..3);
     let mut before = None;
     for (bound, rows) in buckets {
         let what = match bound {

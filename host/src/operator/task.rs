@@ -3,14 +3,12 @@
 //! In: the plan, the watermarks and the closed time at the epoch's start, raw batches in offset order. Out: a [`TaskEpoch`](super::epoch::TaskEpoch).
 //! **Invariant**: a pure function of these: pushing the same batches again gives the same result, whatever the sizes of the
 //! columnar batches were. Lateness is decided row by row against the watermark that the rows of the same partition before it made.
-//!
-//! A little over 500 lines: pushing, assigning, folding and taking apart what failed are one state machine over the same fields.
 
 use self::process::ProcessTask;
 use crate::element::RawBatch;
 use crate::ingest::decode::{Decoder, RowFault};
 use crate::limits::JobLimits;
-use crate::operator::assigner::{Assigned, Assigner, EVENT_TIME_MAX};
+use crate::operator::assigner::{Assigned, Assigner};
 use crate::operator::columns::{read_at, row_numbers, with_times};
 use crate::operator::epoch::{EpochStart, LateRow, RejectedRow, RowError, TaskEpoch};
 use crate::operator::fold::{Fold, Partial};
@@ -32,6 +30,7 @@ use std::sync::Arc;
 
 mod process;
 mod results;
+mod times;
 
 /// A task at work.
 pub struct EpochTask<'a> {
@@ -201,31 +200,6 @@ impl<'a> EpochTask<'a> {
         Ok(())
     }
 
-    /// The clock of the operation with state.
-    fn clock(&self) -> Option<EventClock> {
-        self.window.as_ref().map(|w| w.clock).or_else(|| self.process.as_ref().map(|p| p.clock))
-    }
-
-    /// The watermark before each raw row, where the event time is a decoded column: rows that a filter will drop, or the decoder has
-    /// dropped by it, count too.
-    fn watermarks_before(&mut self, clock: EventClock, raw: &RawBatch, rows: &Range<usize>) -> Option<Vec<i64>> {
-        self.future.clear();
-        self.plan.decoded_event_time()?;
-        let mut watermark = self.out.watermarks[raw.partition];
-        let mut before = Vec::with_capacity(rows.len());
-        for (row, time) in rows.clone().zip(self.decoder.event_times()) {
-            before.push(watermark);
-            if let Some(time) = time {
-                match clock.advance(watermark, *time, || raw.records.record(row).timestamp) {
-                    Ok(after) => watermark = after,
-                    Err(future) => self.future.push((row as u32, future)),
-                }
-            }
-        }
-        self.out.watermarks[raw.partition] = watermark;
-        Some(before)
-    }
-
     /// Runs the steps before the aggregation; rows at fault are set aside.
     fn stepped(&mut self, decoded: RecordBatch, number: usize) -> Result<Vec<RecordBatch>> {
         let plan = self.plan;
@@ -260,35 +234,6 @@ impl<'a> EpochTask<'a> {
             }
         }
         Ok(BooleanArray::from(keep))
-    }
-
-    /// The watermark of the partition before a row; where rows move it only now, this one does. Or why its event time can't be one.
-    #[inline]
-    fn watermark_before(
-        &mut self,
-        clock: EventClock,
-        raw: &RawBatch,
-        row: usize,
-        time: Option<i64>,
-        before: Option<&(usize, Vec<i64>)>,
-        moves: bool,
-    ) -> std::result::Result<i64, String> {
-        let Some(time) = time else { return Err("the event time is null".to_owned()) };
-        if !(-EVENT_TIME_MAX..=EVENT_TIME_MAX).contains(&time) {
-            return Err("the event time is beyond 100 million days from 1970".to_owned());
-        }
-        let Some((start, before)) = before else {
-            let watermark = self.out.watermarks[raw.partition];
-            if moves {
-                let after = clock.advance(watermark, time, || raw.records.record(row).timestamp);
-                self.out.watermarks[raw.partition] = after.map_err(|future| clock.reason(future))?;
-            }
-            return Ok(watermark);
-        };
-        match self.future.binary_search_by_key(&row, |(row, _)| *row as usize) {
-            Ok(at) => Err(clock.reason(self.future[at].1)),
-            Err(_) => Ok(before[row - start]),
-        }
     }
 
     /// Gives each row its pane; late rows and rows without a possible event time are set aside; the rest is folded in.

@@ -1,6 +1,6 @@
 //! Rows to JSON records.
 //!
-//! Value: an object of all columns in their order, nulls written out; timestamps as RFC 3339 UTC with milliseconds, or as integers;
+//! Value: an object of all columns in their order, nulls written out; timestamps as RFC 3339 UTC with milliseconds, or as integers, in lists too;
 //! binary as hexadecimal digits; doubles that are not finite as null. Key: an object of the key columns, none where there are none.
 
 use crate::config::spec::TimestampFormat;
@@ -73,6 +73,9 @@ impl Projection {
         let written = |field: &Field| match (field.data_type(), timestamps) {
             (DataType::Timestamp(..), TimestampFormat::Millis) => DataType::Int64,
             (DataType::Timestamp(..), TimestampFormat::Rfc3339) => DataType::Utf8,
+            (DataType::List(item), TimestampFormat::Millis) if matches!(item.data_type(), DataType::Timestamp(..)) => {
+                DataType::List(Arc::new(item.as_ref().clone().with_data_type(DataType::Int64)))
+            }
             (other, _) => other.clone(),
         };
         let fields: Vec<Field> =
@@ -97,6 +100,11 @@ impl Projection {
 fn written(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     if column.data_type() == to {
         return Ok(Arc::clone(column));
+    }
+    if let DataType::List(item) = column.data_type() {
+        // Of whatever unit they are.
+        let millis = item.as_ref().clone().with_data_type(DataType::Timestamp(TimeUnit::Millisecond, None));
+        return cast(&cast(column, &DataType::List(Arc::new(millis)))?, to);
     }
     if !matches!(column.data_type(), DataType::Timestamp(..)) {
         return cast(column, to);

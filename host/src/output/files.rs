@@ -105,7 +105,7 @@ fn claim(role: &str, path: &str, committed: Option<u64>, tree: &Tree) -> Result<
     let committed = if claimed.is_some() && !own { None } else { committed };
     let sink = open(path, &absolute, committed, own)?;
     if !own {
-        tree.apply(&[], &[(&name, absolute.as_os_str().as_encoded_bytes())], true)?;
+        tree.apply([], &[(&name, absolute.as_os_str().as_encoded_bytes())], true)?;
     }
     Ok(sink)
 }

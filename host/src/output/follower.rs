@@ -4,29 +4,26 @@
 //! changes of committed epochs are gathered, the last of a key counting, and written now and then beside the commits. A process that is
 //! killed leaves a tree that is behind by what was gathered; a restart replays that from the changelog.
 
+use crate::output::CommitError;
 use crate::output::replay::{self, Place};
-use crate::output::{Change, CommitError};
 use crate::state::bulk::Bulk;
 use crate::state::tree::Tree;
 use crossbeam_channel::{Sender, bounded};
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A tree this far behind is written to when its thread is free.
 const GATHER_TIME: Duration = Duration::from_secs(5);
-/// So is one that lacks this many keys.
-const GATHER_KEYS: usize = 100_000;
-/// At this many keys the commit waits for the thread.
-const GATHER_KEYS_MAX: usize = 400_000;
-
-/// Key by shard and its bytes; value, none where the key was removed.
-type Gathered = HashMap<(u16, Vec<u8>), Option<Vec<u8>>, ahash::RandomState>;
+/// So is one that lacks this many keys: the more at once, the less the tree merges.
+const GATHER_KEYS: usize = 150_000;
+/// At this many changes the commit waits for the thread.
+const GATHER_MAX: usize = 400_000;
 
 /// What the tree is to have next, as one.
 struct Step {
-    gathered: Gathered,
+    gathered: Bulk,
     stored: Vec<u8>,
     place: Place,
 }
@@ -36,7 +33,9 @@ pub struct Follower {
     tree: Arc<Tree>,
     steps: Sender<Step>,
     thread: JoinHandle<Result<(), CommitError>>,
-    gathered: Gathered,
+    gathered: Bulk,
+    /// Changes that make [`GATHER_KEYS`], going by how often keys changed in what was written last.
+    due_at: Arc<AtomicUsize>,
     /// The last epoch that is gathered.
     last: Option<(Vec<u8>, Place)>,
     since: Instant,
@@ -51,20 +50,28 @@ impl Follower {
         let tree = Arc::new(tree);
         // One step may wait while one is written.
         let (steps, received) = bounded::<Step>(1);
-        let writer = Arc::clone(&tree);
+        let due_at = Arc::new(AtomicUsize::new(GATHER_KEYS));
+        let (writer, due) = (Arc::clone(&tree), Arc::clone(&due_at));
         let thread = std::thread::Builder::new()
             .name("local-tree".into())
-            .spawn(move || received.iter().try_for_each(|step| write(&writer, step)))
+            .spawn(move || {
+                received.iter().try_for_each(|step| {
+                    let keys = write(&writer, &step)?.max(1);
+                    let often = step.gathered.len() / keys;
+                    due.store((GATHER_KEYS * often).min(GATHER_MAX), Ordering::Relaxed);
+                    Ok(())
+                })
+            })
             .map_err(|e| CommitError::Config(format!("no thread for the local tree: {e}")))?;
-        Ok(Self { tree, steps, thread, gathered: Gathered::default(), last: None, since: Instant::now() })
+        Ok(Self { tree, steps, thread, gathered: Bulk::default(), due_at, last: None, since: Instant::now() })
     }
 
     /// Takes in a committed epoch. False when the tree can't be written to any more: end it with [`Follower::finish`].
-    pub fn follow(&mut self, changes: Vec<Change>, stored: Vec<u8>, place: Place) -> bool {
-        self.gathered.extend(changes.into_iter().map(|c| ((c.shard, c.key), c.value)));
+    pub fn follow(&mut self, changes: Bulk, stored: Vec<u8>, place: Place) -> bool {
+        self.gathered.append(changes);
         self.last = Some((stored, place));
-        let due = self.gathered.len() >= GATHER_KEYS || self.since.elapsed() >= GATHER_TIME;
-        let must = self.gathered.len() >= GATHER_KEYS_MAX;
+        let due = self.gathered.len() >= self.due_at.load(Ordering::Relaxed) || self.since.elapsed() >= GATHER_TIME;
+        let must = self.gathered.len() >= GATHER_MAX;
         // This thread is the only sender: a channel that is not full stays so until the send.
         if must || (due && !self.steps.is_full()) {
             return self.step().is_none_or(|step| self.steps.send(step).is_ok());
@@ -84,7 +91,7 @@ impl Follower {
             Err(_) => return Err(CommitError::Corrupt("the local tree could not be written to".into())),
         }
         if let Some(step) = rest {
-            write(&self.tree, step)?;
+            write(&self.tree, &step)?;
         }
         Arc::try_unwrap(self.tree).map_err(|_| CommitError::Aborted("the local tree is still in use".into()))
     }
@@ -96,17 +103,15 @@ impl Follower {
     }
 }
 
-fn write(tree: &Tree, step: Step) -> Result<(), CommitError> {
-    let mut bulk = Bulk::default();
-    for ((shard, key), value) in step.gathered {
-        bulk.push(shard, &key, value.as_deref());
-    }
-    replay::write(tree, &bulk, Some((&step.stored, &step.place)))
+/// Gives the number of keys.
+fn write(tree: &Tree, step: &Step) -> Result<usize, CommitError> {
+    replay::write(tree, &step.gathered, Some((&step.stored, &step.place)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::Change;
 
     fn change(key: u32, value: Option<u8>) -> Change {
         Change { shard: (key % 4) as u16, key: key.to_be_bytes().to_vec(), value: value.map(|v| vec![v]) }
@@ -125,7 +130,7 @@ mod tests {
         for epoch in 0..10u8 {
             let place = Place { offsets: [(0, i64::from(epoch))].into(), time: Some(1) };
             let changes = vec![change(1, Some(epoch)), change(2, (epoch % 2 == 0).then_some(epoch))];
-            assert!(follower.follow(changes, vec![epoch], place));
+            assert!(follower.follow(changes.into_iter().collect(), vec![epoch], place));
         }
         let tree = follower.finish().unwrap();
         let mut entries = Vec::new();

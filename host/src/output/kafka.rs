@@ -3,32 +3,29 @@
 //! The changelog is a compacted topic with a partition for each shard; the job's [`Meta`] is a record of its partition 0, written last
 //! in each epoch. The local tree follows after the transaction, and only then.
 
+mod restore;
+
 use crate::config::spec::{SinkSpec, SourceSpec};
 use crate::element::PartitionName;
 use crate::limits::STATE_SHARDS;
 use crate::output::files::FileSinks;
 use crate::output::follower::Follower;
 use crate::output::local::roles;
-use crate::output::replay::{self, Place, REMOVALS_KEPT_MS, Replayed};
+use crate::output::loss::Mark;
+use crate::output::replay::{self, Place, REMOVALS_KEPT_MS, Stored};
 use crate::output::topics::Rule;
-use crate::output::transaction::Transactions;
-use crate::output::{
-    Change, CommitError, CommitSpec, Committer, EpochCommit, Meta, OutRecord, RestoreProgress, RestoreStep, RestoreWatch, side,
-    topics,
-};
+use crate::output::transaction::{Transactions, Written};
+use crate::output::{Change, CommitError, CommitSpec, Committer, EpochCommit, Meta, OutRecord, RestoreWatch, side, topics};
 use crate::state::tree::{Tree, TreeError};
-use crate::time::now_ms;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 /// librdkafka's default of `message.max.bytes`: key and value of a record, bytes.
 const MESSAGE_MAX_BYTES: usize = 1_000_000;
 /// Records queued between two looks at delivery reports.
 const SERVE_EVERY: usize = 1_000;
-/// Entries of the local tree between two looks at the clock.
-const TELL_EVERY: u64 = 10_000;
 /// `segment.bytes` of the changelog: 64 MiB.
 const SEGMENT_BYTES: &str = "67108864";
 
@@ -54,6 +51,12 @@ pub struct KafkaCommitter {
     watch: RestoreWatch,
     /// The results are a table.
     is_table: bool,
+    /// See [`Committer::accept_loss`].
+    accepts_loss: bool,
+    /// See [`crate::output::loss::Evidence::is_half`].
+    is_half: bool,
+    /// The last epoch that this process has committed, for a job without a group.
+    last: Option<Mark>,
 }
 
 /// A job's changelog: its topic, and the properties of the connection that it is on.
@@ -140,6 +143,9 @@ impl KafkaCommitter {
             place: Place::default(),
             watch: Box::new(|_| {}),
             is_table: false,
+            accepts_loss: false,
+            is_half: false,
+            last: None,
         })
     }
 
@@ -159,32 +165,59 @@ impl KafkaCommitter {
         Ok(())
     }
 
-    fn transact(&self, transactions: &Transactions, commit: &EpochCommit, meta: &[u8]) -> Result<Place, CommitError> {
+    fn transact(
+        &self,
+        transactions: &Transactions,
+        commit: &EpochCommit,
+        mark: &Mark,
+        meta: &[u8],
+    ) -> Result<Written, CommitError> {
         transactions.begin()?;
         self.send_all(transactions, "sink", &commit.outputs)?;
         commit.named.iter().try_for_each(|(role, records)| self.send_all(transactions, role, records))?;
         self.send_all(transactions, "late", &commit.late)?;
         self.send_all(transactions, "rejects", &commit.rejects)?;
-        for (i, change) in commit.changes.iter().enumerate() {
-            transactions.send(&self.changelog, Some(i32::from(change.shard)), Some(&change.key), change.value.as_deref())?;
+        for (i, (shard, key, value)) in commit.changes.iter().enumerate() {
+            transactions.send(&self.changelog, Some(i32::from(shard)), Some(key), value)?;
             if i % SERVE_EVERY == 0 {
                 transactions.poll();
             }
         }
+        self.finish(transactions, commit.positions.iter().map(|p| Some(*p)), mark, meta)
+    }
+
+    /// Commits with the meta record and the group's offsets.
+    fn finish(
+        &self,
+        transactions: &Transactions,
+        positions: impl Iterator<Item = Option<i64>>,
+        mark: &Mark,
+        meta: &[u8],
+    ) -> Result<Written, CommitError> {
         transactions.send(&self.changelog, Some(0), Some(replay::META_KEY), Some(meta))?;
-        let offsets = self.source_offsets(&commit.positions)?;
+        let offsets = self.source_offsets(positions, mark)?;
         let group = self.group.as_ref().map(|(_, metadata)| metadata);
         transactions.commit(offsets.as_ref().zip(group))
     }
 
-    fn source_offsets(&self, positions: &[i64]) -> Result<Option<TopicPartitionList>, CommitError> {
+    /// Offsets to commit; the first of them has the mark.
+    fn source_offsets(
+        &self,
+        positions: impl Iterator<Item = Option<i64>>,
+        mark: &Mark,
+    ) -> Result<Option<TopicPartitionList>, CommitError> {
         if self.group.is_none() {
             return Ok(None);
         }
+        let mut mark = Some(to_json(mark)?);
         let mut list = TopicPartitionList::new();
         for (name, position) in self.spec.partitions.iter().zip(positions) {
-            list.add_partition_offset(&name.topic, name.partition, Offset::Offset(*position))
-                .map_err(|e| CommitError::Corrupt(format!("{name} at {position}: {e}")))?;
+            let Some(position) = position else { continue };
+            let bad = |e: KafkaError| CommitError::Corrupt(format!("{name} at {position}: {e}"));
+            list.add_partition_offset(&name.topic, name.partition, Offset::Offset(position)).map_err(bad)?;
+            if let (Some(mut added), Some(mark)) = (list.find_partition(&name.topic, name.partition), mark.take()) {
+                added.set_metadata(String::from_utf8_lossy(&mark));
+            }
         }
         Ok(Some(list))
     }
@@ -260,22 +293,6 @@ impl KafkaCommitter {
         Ok(())
     }
 
-    /// From the changelog to the tree to `each`; where all of the changelog is read and `as_read`, at once to both.
-    fn load(&mut self, tree: &mut Tree, as_read: bool, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
-        let taking = as_read.then_some(&mut *each);
-        let Replayed { stored, place, records, given } =
-            replay::replay(&self.properties, &self.changelog, tree, now_ms(), &mut self.watch, taking)?;
-        tracing::info!(records, "replayed {}", self.changelog);
-        if !given {
-            self.load_tree(tree, each)?;
-        }
-        let meta = stored.as_ref().map(|s| s.meta.clone());
-        self.lineage = stored.map_or_else(replay::new_lineage, |s| s.lineage);
-        self.place = place;
-        self.files = FileSinks::open(&roles(&self.spec), meta.as_ref().map(|m| &m.files), tree)?;
-        Ok(meta)
-    }
-
     fn restore_as(&mut self, as_read: bool, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
         self.files = FileSinks::default();
         self.transactions = None;
@@ -284,7 +301,7 @@ impl KafkaCommitter {
         self.make_topics()?;
         // The fence: behind it nothing can be added to the changelog that is read now.
         let transactions = Transactions::open(&self.properties, &self.id, &self.changelog)?;
-        let meta = match self.load(&mut tree, as_read, each) {
+        let meta = match self.load(&transactions, &mut tree, as_read, each) {
             Err(CommitError::Corrupt(why)) if !self.rebuilt => {
                 drop(tree);
                 Tree::remove(&self.spec.tree_path())?;
@@ -296,23 +313,6 @@ impl KafkaCommitter {
         self.tree = Some(Follower::new(tree)?);
         self.transactions = Some(transactions);
         Ok(meta)
-    }
-
-    /// All entries of the tree to `each`.
-    fn load_tree(&mut self, tree: &Tree, each: &mut dyn FnMut(Change)) -> Result<(), CommitError> {
-        let (started, mut records, mut told) = (Instant::now(), 0, Duration::ZERO);
-        let step = RestoreStep::LocalTree;
-        let watch = &mut self.watch;
-        tree.entries(&mut |entry| {
-            each(entry);
-            records += 1;
-            if records % TELL_EVERY == 0 && started.elapsed() > told + Duration::from_millis(250) {
-                told = started.elapsed();
-                watch(&RestoreProgress { step, records, share: None, elapsed: told, done: false });
-            }
-        })?;
-        watch(&RestoreProgress { step, records, share: Some(1.0), elapsed: started.elapsed(), done: true });
-        Ok(())
     }
 }
 
@@ -338,6 +338,10 @@ impl Committer for KafkaCommitter {
         self.is_table = true;
     }
 
+    fn accept_loss(&mut self) {
+        self.accepts_loss = true;
+    }
+
     fn restore(&mut self, each: &mut dyn FnMut(Change)) -> Result<Option<Meta>, CommitError> {
         self.restore_as(false, each)
     }
@@ -353,14 +357,20 @@ impl Committer for KafkaCommitter {
         self.files.write("late", &commit.late)?;
         self.files.write("rejects", &commit.rejects)?;
         let transactions = self.transactions.as_ref().ok_or_else(missing)?;
-        let stored =
-            replay::Stored { lineage: self.lineage.clone(), meta: Meta { files: self.files.lengths(), ..commit.meta.clone() } };
-        let stored = serde_json::to_vec(&stored).map_err(|e| CommitError::Corrupt(e.to_string()))?;
-        let place = match self.transact(transactions, &commit, &stored) {
-            Ok(place) => place,
-            Err(why) => return Err(transactions.abort(why)),
+        let meta = Meta { files: self.files.lengths(), ..commit.meta.clone() };
+        let stored = Stored { lineage: self.lineage.clone(), meta };
+        let mark = Mark::of(&stored);
+        let stored = to_json(&stored)?;
+        let written = match self.transact(transactions, &commit, &mark, &stored) {
+            Ok(written) => written,
+            Err(why) => {
+                self.last = None;
+                return Err(transactions.abort(why));
+            }
         };
-        self.place.advance(place);
+        self.last = Some(mark);
+        self.is_half = written.first.iter().any(|(p, first)| self.place.offsets.get(p).is_some_and(|before| first <= before));
+        self.place.advance(written.last);
         // The epoch is committed: a tree that can't follow is not worth stopping for.
         if let Some(tree) = &mut self.tree
             && !tree.follow(commit.changes, stored, self.place.clone())
@@ -368,6 +378,14 @@ impl Committer for KafkaCommitter {
         {
             tracing::warn!("{error}; the job goes on without it, a restart reads the changelog");
         }
+        if self.is_half {
+            let text = format!("topic {} was made anew while the job ran: it has only what has changed since", self.changelog);
+            return Err(CommitError::Aborted(text));
+        }
         Ok(())
     }
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, CommitError> {
+    serde_json::to_vec(value).map_err(|e| CommitError::Corrupt(e.to_string()))
 }

@@ -67,7 +67,7 @@ impl Committer for LocalCommitter {
         self.files.write("rejects", &commit.rejects)?;
         let meta = Meta { files: self.files.lengths(), ..commit.meta };
         let meta = serde_json::to_vec(&meta).map_err(|e| CommitError::Corrupt(e.to_string()))?;
-        Ok(tree.apply(&commit.changes, &[("meta", &meta)], true)?)
+        Ok(tree.apply(commit.changes.iter(), &[("meta", &meta)], true)?)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod files;
 pub mod follower;
 pub mod kafka;
 pub mod local;
+pub mod loss;
 pub mod replay;
 pub mod side;
 pub mod topics;
@@ -14,6 +15,7 @@ use crate::config::spec::{SinkSpec, SourceSpec};
 use crate::element::{EpochId, PartitionName};
 use crate::error::Kind;
 use crate::plugin::GuestError;
+use crate::state::bulk::Bulk;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,6 +70,9 @@ pub struct Meta {
     /// How the process that runs the job was told to begin (`--restore`, `--from`, `--drop-state`): it is done once, not at each restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<String>,
+    /// Entries of the keyed state after this epoch: a log that gives back others has lost some. None in what earlier programs stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entries: Option<u64>,
     /// Length of each file sink in bytes after this epoch, by sink role (`sink`, `late`, `rejects`, `output/NAME`); set by the committer.
     #[serde(default)]
     pub files: BTreeMap<String, u64>,
@@ -106,7 +111,7 @@ pub struct EpochCommit {
     /// Plugin and version of the guest that each of them failed on, in their order; none where no guest did. For counters.
     pub blamed: Vec<Option<(Arc<str>, Arc<str>)>>,
     /// Dirty slots.
-    pub changes: Vec<Change>,
+    pub changes: Bulk,
     /// Next offset of each partition, index as in [`crate::ingest::Source::partitions`].
     pub positions: Vec<i64>,
     /// Stored with the state.
@@ -136,7 +141,7 @@ impl EpochCommit {
         self.late.extend(behind.late);
         self.rejects.extend(behind.rejects);
         self.blamed.extend(behind.blamed);
-        self.changes.extend(behind.changes);
+        self.changes.append(behind.changes);
     }
 
     /// The epoch's number as its newtype.
@@ -160,6 +165,9 @@ pub enum CommitError {
     /// What is stored does not read back.
     #[error("{0}")]
     Corrupt(String),
+    /// The log has less than was committed: what is lost. The user says what to begin with.
+    #[error("{0}")]
+    Lost(String),
 }
 
 /// What a restore reads.
@@ -210,6 +218,8 @@ pub trait Committer: Send {
     fn partitions(&mut self, partitions: &[PartitionName]) {
         let _ = partitions;
     }
+    /// What the log has lost is not missed: the job is told what to begin with, or has no state. What is left of it is given; before a restore.
+    fn accept_loss(&mut self) {}
     /// Results are a table: the last record of a key counts. A topic that is made for them is compacted; before the first restore.
     fn results_are_a_table(&mut self) {}
     /// Tells `watch` how far each restore has come. A committer whose restores are short need not.
@@ -229,7 +239,7 @@ impl CommitError {
         match self {
             Self::Aborted(_) | Self::Fenced(_) => Kind::External,
             Self::Config(_) => Kind::Config,
-            Self::Corrupt(_) => Kind::Data,
+            Self::Corrupt(_) | Self::Lost(_) => Kind::Data,
         }
     }
 }

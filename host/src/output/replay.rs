@@ -1,19 +1,23 @@
 //! The changelog back into the local tree, at a restart.
 //!
 //! The tree remembers the offset of the last [`Meta`] record that it has seen; reading starts there, so that the first meta record read
-//! says whether the tree and the topic have the same history (`lineage`). Where they have not, the tree is emptied and everything read.
+//! says whether the tree and the topic have the same history (`lineage`). Where they have not, [`super::loss`] says which is believed; where it is
+//! the topic, the tree is emptied and everything read.
 //!
 //! So it is where the tree is behind and old: a compacted topic forgets removals after `delete.retention.ms`, and a tree that has not
 //! seen them would bring removed keys back.
 
+mod write;
+
+pub use write::{note, write};
+
 use crate::element::Record;
 use crate::limits::STATE_SHARDS;
 use crate::messages::{Message, Queue};
-use crate::output::files::CLAIMS;
 use crate::output::local::read_meta;
 use crate::output::{Change, CommitError, Meta, RestoreProgress, RestoreStep, topics};
 use crate::release::Later;
-use crate::state::bulk::{BorrowedChange, Bulk};
+use crate::state::bulk::Bulk;
 use crate::state::tree::Tree;
 use crossbeam_channel::{Sender, bounded};
 use rdkafka::ClientContext;
@@ -24,13 +28,12 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
+use write::Step;
 
 /// Key of the meta record; keys of state are longer.
 pub const META_KEY: &[u8] = b"meta";
 /// Bytes of changes that go to the tree at once: the fewer files it becomes, the less they are merged. Two of them are in memory.
 const BULK_BYTES: usize = 48 << 20;
-/// So many changes become a file of the tree; fewer go through its journal.
-const INGEST_FROM: usize = 20_000;
 /// Records that are taken from the client at once.
 const TURN: usize = 10_000;
 /// How long to wait for a record where none is there.
@@ -86,12 +89,21 @@ const TELL_EVERY: Duration = Duration::from_millis(250);
 /// How long the broker may take to say where a partition ends.
 const ASK: Duration = Duration::from_secs(10);
 
-/// What is wrong with continuing from a tree.
+/// How a tree and a changelog go together.
+pub enum Followed {
+    /// The tree is at the end of the changelog now.
+    Whole(Box<Replayed>),
+    /// Removals may be gone that the tree has not seen.
+    Old,
+    /// The topic tells another history, or nothing.
+    Foreign,
+    /// The topic ends before the tree's place in it.
+    Short,
+}
+
 enum Verdict {
     Good,
-    /// The topic tells another history.
     Foreign,
-    /// Removals may be gone that the tree has not seen.
     Old,
 }
 
@@ -100,63 +112,88 @@ pub fn new_lineage() -> String {
     format!("{:016x}{:08x}", RandomState::new().hash_one(std::process::id()), std::process::id())
 }
 
-/// Writes changes to the tree, and which of the changelog it has with them.
-///
-/// # Errors
-/// [`CommitError`] when the disk refuses.
-pub fn note(tree: &Tree, changes: &[Change], stored: &[u8], place: &Place) -> Result<(), CommitError> {
-    let place = serde_json::to_vec(place).map_err(|e| CommitError::Corrupt(e.to_string()))?;
-    // Not synced: what a crash of the machine takes from it is replayed.
-    Ok(tree.apply(changes, &[("stored", stored), ("place", &place)], false)?)
-}
-
 /// Takes state in.
 pub type Each<'a> = dyn FnMut(Change) + 'a;
 
-/// Brings the tree to the end of the changelog; `now` is in milliseconds since 1970 UTC. Tells `watch` how far it is. Where all of the
-/// changelog is read, `each` is given all of it meanwhile ([`Replayed::given`]): changes in an order in which the last of a key counts.
+/// What a tree says of itself.
+pub struct Known {
+    /// The last meta record that it has seen.
+    pub stored: Stored,
+    /// Its place in the changelog.
+    pub place: Place,
+}
+
+impl Known {
+    /// None where the tree is new.
+    ///
+    /// # Errors
+    /// [`CommitError`] when it does not read back.
+    pub fn of(tree: &Tree) -> Result<Option<Self>, CommitError> {
+        let stored = tree.note("stored")?.and_then(|b| serde_json::from_slice(&b).ok());
+        let place = tree.note("place")?.and_then(|b| serde_json::from_slice(&b).ok());
+        Ok(stored.zip(place).map(|(stored, place)| Self { stored, place }))
+    }
+}
+
+/// Brings the tree from what it knows to the end of the changelog; `now` is in milliseconds since 1970 UTC. Tells `watch` how far it is.
+/// The tree is left as it is where it does not go with the changelog.
 ///
 /// # Errors
-/// [`CommitError::Aborted`] when the broker is away, [`CommitError::Corrupt`] when records don't read back. What `each` was given counts
-/// for nothing then.
-pub fn replay(
+/// [`CommitError::Aborted`] when the broker is away, [`CommitError::Corrupt`] when records don't read back.
+pub fn catch_up(
     properties: &BTreeMap<String, String>,
     changelog: &str,
-    tree: &mut Tree,
+    tree: &Tree,
+    known: &Known,
     now: i64,
+    watch: &mut dyn FnMut(&RestoreProgress),
+) -> Result<Followed, CommitError> {
+    let Known { stored, place } = known;
+    let old = place.time.is_none_or(|time| now - time > TREE_AGE_MS_MAX);
+    let mut reader = Reader::new(properties, changelog, place.clone(), STATE_SHARDS)?;
+    if reader.is_short() {
+        return Ok(Followed::Short);
+    }
+    Ok(match reader.run(tree, Some(Expected { lineage: &stored.lineage, old }), watch, None)? {
+        Verdict::Good => Followed::Whole(Box::new(reader.done(false))),
+        Verdict::Old => Followed::Old,
+        Verdict::Foreign => Followed::Foreign,
+    })
+}
+
+/// All of the changelog into an empty tree. Where there is `each` it is given all of it meanwhile ([`Replayed::given`]): changes in an order in
+/// which the last of a key counts.
+///
+/// # Errors
+/// As [`catch_up`]. What `each` was given counts for nothing then.
+pub fn read_all(
+    properties: &BTreeMap<String, String>,
+    changelog: &str,
+    tree: &Tree,
     watch: &mut dyn FnMut(&RestoreProgress),
     each: Option<&mut Each<'_>>,
 ) -> Result<Replayed, CommitError> {
-    let known: Option<Stored> = tree.note("stored")?.and_then(|b| serde_json::from_slice(&b).ok());
-    let place: Option<Place> = tree.note("place")?.and_then(|b| serde_json::from_slice(&b).ok());
-    let mut keep = &CLAIMS[..];
-    let mut records = 0;
-    if let (Some(known), Some(place)) = (known, place) {
-        let old = place.time.is_none_or(|time| now - time > TREE_AGE_MS_MAX);
-        let mut reader = Reader::new(properties, changelog, place)?;
-        let verdict = reader.run(tree, Some(Known { lineage: &known.lineage, old }), watch, None)?;
-        records = reader.read;
-        match verdict {
-            Verdict::Good => return Ok(reader.done(false)),
-            Verdict::Old => tracing::info!("the local tree is too far behind {changelog}: reading all of it"),
-            Verdict::Foreign => {
-                tracing::info!("the local tree has another history than {changelog}: reading all of it");
-                keep = &[];
-            }
-        }
-    }
-    tree.clear(keep)?;
-    let mut reader = Reader::new(properties, changelog, Place::default())?;
+    let mut reader = Reader::new(properties, changelog, Place::default(), STATE_SHARDS)?;
     let given = each.is_some();
     reader.run(tree, None, watch, each)?;
-    reader.read += records;
     Ok(reader.done(given))
 }
 
-/// What a tree says of itself.
+/// The last meta record of the changelog.
+///
+/// # Errors
+/// As [`catch_up`].
+pub fn last(properties: &BTreeMap<String, String>, changelog: &str) -> Result<Option<Stored>, CommitError> {
+    let mut reader = Reader::new(properties, changelog, Place::default(), 1)?;
+    reader.read(None, None, Instant::now(), &mut |_| {}, None)?;
+    Ok(reader.stored)
+}
+
+/// What the first meta record must be of.
 #[derive(Clone, Copy)]
-struct Known<'a> {
+struct Expected<'a> {
     lineage: &'a str,
+    /// Nothing may follow it.
     old: bool,
 }
 
@@ -230,8 +267,8 @@ pub fn ends(properties: &BTreeMap<String, String>, changelog: &str) -> Result<Ve
 }
 
 impl<'a> Reader<'a> {
-    /// A reader that starts at the last record that the tree has seen of each partition.
-    fn new(properties: &BTreeMap<String, String>, changelog: &'a str, from: Place) -> Result<Self, CommitError> {
+    /// A reader of the first `shards` partitions that starts at the last record that the tree has seen of each.
+    fn new(properties: &BTreeMap<String, String>, changelog: &'a str, from: Place, shards: u16) -> Result<Self, CommitError> {
         let bad = |e: KafkaError| CommitError::Aborted(format!("{changelog}: {e}"));
         let consumer: BaseConsumer<Quiet> = config(properties, changelog)
             .create_with_context(Quiet)
@@ -240,7 +277,7 @@ impl<'a> Reader<'a> {
             Queue::of_consumer(&consumer).ok_or_else(|| CommitError::Aborted(format!("{changelog}: the client has no queue")))?;
         let mut ranges = ranges(&consumer, changelog).unwrap_or_default();
         let mut list = TopicPartitionList::new();
-        for partition in 0..i32::from(STATE_SHARDS) {
+        for partition in 0..i32::from(shards) {
             // A number where there is one: librdkafka looks "the beginning" up itself, and half a second later where it does not know the
             // partition's leader yet.
             let first = from.offsets.get(&partition).or(ranges.get(&partition).map(|(first, _)| first));
@@ -248,7 +285,7 @@ impl<'a> Reader<'a> {
             list.add_partition_offset(changelog, partition, offset).map_err(bad)?;
         }
         consumer.assign(&list).map_err(bad)?;
-        let open = (0..i32::from(STATE_SHARDS)).collect();
+        let open = (0..i32::from(shards)).collect();
         for (partition, (first, _)) in &mut ranges {
             *first = from.offsets.get(partition).copied().unwrap_or(0).max(*first);
         }
@@ -257,11 +294,16 @@ impl<'a> Reader<'a> {
         Ok(Self { messages, queue, _consumer, changelog, bulk, stored: None, place, from, open, ranges, read: 0 })
     }
 
+    /// Whether the topic has less than the tree has seen.
+    fn is_short(&self) -> bool {
+        self.from.offsets.iter().any(|(partition, at)| self.ranges.get(partition).is_some_and(|(_, end)| at >= end))
+    }
+
     /// Reads to the end; gives up where that shows that what is known can't be built upon. The tree is written beside the reading.
     fn run(
         &mut self,
         tree: &Tree,
-        known: Option<Known<'_>>,
+        known: Option<Expected<'_>>,
         watch: &mut dyn FnMut(&RestoreProgress),
         each: Option<&mut Each<'_>>,
     ) -> Result<Verdict, CommitError> {
@@ -273,7 +315,7 @@ impl<'a> Reader<'a> {
                 .name("restore-tree".into())
                 .spawn_scoped(scope, move || received.iter().try_for_each(|step| step.write(tree)))
                 .map_err(|e| CommitError::Config(format!("no thread for the local tree: {e}")))?;
-            let outcome = self.read(&steps, known, started, watch, each);
+            let outcome = self.read(Some(&steps), known, started, watch, each);
             drop(steps);
             // Why the tree could not be written to comes before what the reader made of it.
             match writer.join() {
@@ -289,8 +331,8 @@ impl<'a> Reader<'a> {
 
     fn read(
         &mut self,
-        steps: &Sender<Step>,
-        known: Option<Known<'_>>,
+        steps: Option<&Sender<Step>>,
+        known: Option<Expected<'_>>,
         started: Instant,
         watch: &mut dyn FnMut(&RestoreProgress),
         mut each: Option<&mut Each<'_>>,
@@ -332,7 +374,7 @@ impl<'a> Reader<'a> {
     fn take(
         &mut self,
         message: &Message,
-        known: Option<Known<'_>>,
+        known: Option<Expected<'_>>,
         each: &mut Option<&mut Each<'_>>,
     ) -> Result<Option<Verdict>, CommitError> {
         let partition = message.partition();
@@ -370,7 +412,11 @@ impl<'a> Reader<'a> {
     }
 
     /// What has been read so far goes to the tree.
-    fn hand_over(&mut self, steps: &Sender<Step>) -> Result<(), CommitError> {
+    fn hand_over(&mut self, steps: Option<&Sender<Step>>) -> Result<(), CommitError> {
+        let Some(steps) = steps else {
+            self.bulk = Bulk::default();
+            return Ok(());
+        };
         let notes = match &self.stored {
             Some(stored) => {
                 let stored = serde_json::to_vec(stored).map_err(|e| CommitError::Corrupt(e.to_string()))?;
@@ -396,39 +442,6 @@ impl<'a> Reader<'a> {
 
     fn done(self, given: bool) -> Replayed {
         Replayed { stored: self.stored, place: self.place, records: self.read, given }
-    }
-}
-
-/// What the tree is to have next.
-struct Step {
-    bulk: Bulk,
-    /// What is true of the tree then: see [`note`].
-    notes: Option<(Vec<u8>, Place)>,
-}
-
-impl Step {
-    fn write(self, tree: &Tree) -> Result<(), CommitError> {
-        write(tree, &self.bulk, self.notes.as_ref().map(|(stored, place)| (stored.as_slice(), place)))
-    }
-}
-
-/// Writes many changes to the tree, and then which of the changelog it has with them. Between both the tree is ahead of what is noted, which does
-/// no harm: what is noted is where the changelog is read from, and its values are absolute.
-///
-/// # Errors
-/// [`CommitError`] when the disk refuses.
-pub fn write(tree: &Tree, bulk: &Bulk, notes: Option<(&[u8], &Place)>) -> Result<(), CommitError> {
-    let mut few = Vec::new();
-    if bulk.len() >= INGEST_FROM && tree.can_ingest() {
-        tree.ingest(bulk.sorted())?;
-    } else {
-        let change =
-            |(shard, key, value): BorrowedChange<'_>| Change { shard, key: key.to_vec(), value: value.map(<[u8]>::to_vec) };
-        few = bulk.sorted().map(change).collect();
-    }
-    match notes {
-        Some((stored, place)) => note(tree, &few, stored, place),
-        None => Ok(tree.apply(&few, &[], false)?),
     }
 }
 

@@ -31,8 +31,16 @@ const PAUSE: Duration = Duration::from_micros(250);
 #[derive(Default)]
 struct Delivered {
     failed: Option<CommitError>,
-    /// Of the topic that is watched. A partition is missing where the broker did not tell: after a retry of what it already had.
-    watched: Place,
+    watched: Written,
+}
+
+/// Where the records of the watched topic went. A partition is missing where the broker did not tell: after a retry of what it already had.
+#[derive(Default)]
+pub struct Written {
+    /// Offset of the first record of each partition.
+    pub first: BTreeMap<i32, i64>,
+    /// Of the last one.
+    pub last: Place,
 }
 
 /// Collects delivery reports.
@@ -57,9 +65,11 @@ impl ProducerContext for Reports {
         match result {
             // A negative offset is librdkafka's "unknown"; taken for a position it would mean "the end".
             Ok(message) if message.topic() == self.watched && message.offset() >= 0 => {
-                let offset = delivered.watched.offsets.entry(message.partition()).or_insert(0);
-                *offset = (*offset).max(message.offset());
-                delivered.watched.time = delivered.watched.time.max(message.timestamp().to_millis());
+                let (partition, offset) = (message.partition(), message.offset());
+                let Written { first, last } = &mut delivered.watched;
+                first.entry(partition).and_modify(|o| *o = offset.min(*o)).or_insert(offset);
+                last.offsets.entry(partition).and_modify(|o| *o = offset.max(*o)).or_insert(offset);
+                last.time = last.time.max(message.timestamp().to_millis());
             }
             Ok(_) => {}
             Err((error, message)) => {
@@ -159,7 +169,7 @@ impl Transactions {
     ///
     /// # Errors
     /// [`CommitError`]; call [`Transactions::abort`] then.
-    pub fn commit(&self, offsets: Option<(&TopicPartitionList, &ConsumerGroupMetadata)>) -> Result<Place, CommitError> {
+    pub fn commit(&self, offsets: Option<(&TopicPartitionList, &ConsumerGroupMetadata)>) -> Result<Written, CommitError> {
         let started = Instant::now();
         while self.producer.in_flight_count() > 0 && self.producer.context().lock().failed.is_none() {
             self.wait();

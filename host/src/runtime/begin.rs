@@ -13,6 +13,7 @@ use crate::output::{Change, Committer, EpochCommit, Meta};
 use crate::plan::Plan;
 use crate::runtime::core::operator_of;
 use crate::runtime::job::{Break, commit_break, ingest_break};
+use crate::state::bulk::Bulk;
 use crate::state::codec::stable_hash;
 use crate::state::savepoint::Savepoint;
 use std::collections::{BTreeMap, HashMap};
@@ -72,6 +73,11 @@ impl Begin {
     /// Whether anything is asked for.
     pub fn is_empty(&self) -> bool {
         self.restore.is_none() && self.from.is_none() && self.drop.is_empty()
+    }
+
+    /// Whether it says what becomes of state that is lost.
+    pub(super) fn replaces_state(&self) -> bool {
+        self.restore.is_some() || !self.drop.is_empty() || (self.from.is_some() && !self.keep)
     }
 
     /// What is asked for, as a text that is the same for the same; `id` is the savepoint's.
@@ -136,6 +142,7 @@ impl Begin {
         new.layout.clone_from(&plan.layout);
         new.operators = plan.operators();
         new.begun = Some(how.clone());
+        new.entries = Some(base.entries.len() as u64);
         let positions = positions(&mut new, &partitions, starts);
         let changes = changes(old, &base.entries);
         tracing::info!(epoch = new.epoch, entries = base.entries.len(), changes = changes.len(), "beginning as told: {how}");
@@ -260,15 +267,15 @@ fn positions(meta: &mut Meta, partitions: &[PartitionName], starts: &[i64]) -> V
 }
 
 /// From the state `old` to the state `new`.
-fn changes(old: Vec<Change>, new: &[Change]) -> Vec<Change> {
+fn changes(old: Vec<Change>, new: &[Change]) -> Bulk {
     let mut before: HashMap<(u16, Vec<u8>), Option<Vec<u8>>, ahash::RandomState> =
         old.into_iter().map(|c| ((c.shard, c.key), c.value)).collect();
-    let mut changes = Vec::new();
+    let mut changes = Bulk::default();
     for entry in new {
         if before.remove(&(entry.shard, entry.key.clone())).as_ref() != Some(&entry.value) {
-            changes.push(entry.clone());
+            changes.push(entry.shard, &entry.key, entry.value.as_deref());
         }
     }
-    changes.extend(before.into_keys().map(|(shard, key)| Change { shard, key, value: None }));
+    before.into_keys().for_each(|(shard, key)| changes.push(shard, &key, None));
     changes
 }

@@ -30,6 +30,7 @@ use crate::operator::task::EpochTask;
 use crate::output::EpochCommit;
 use crate::output::encode::Encoder;
 use crate::plan::Plan;
+use crate::state::bulk::Bulk;
 use crate::state::spill::SpillError;
 use crate::state::store::{Sizes, Store};
 use datafusion::error::{DataFusionError, Result};
@@ -443,16 +444,15 @@ impl JobCore {
         // At the end of the input the keys of a process live on: see `ProcessCloser::close`.
         self.store.rearm(if self.process.is_some() { reached } else { now }, closed.rearmed)?;
         self.store.rearm_processing(self.now, closed.rearmed_processing)?;
-        let mut changes = self.store.remove(&closed.removed_slots)?;
+        // Those of a later operator are marked.
+        let mut own = Bulk::default();
+        let changes = if self.number == 0 { &mut commit.changes } else { &mut own };
+        self.store.remove(&closed.removed_slots, changes)?;
         closed.taken.into_iter().for_each(|(pane, key)| self.store.taken(pane, key));
         self.owes = closed.owes;
-        changes.extend(self.store.apply(closed.updates, &closed.removed)?);
-        self.mark(&mut changes);
-        // Those of the operators behind are there already.
-        match commit.changes.is_empty() {
-            true => commit.changes = changes,
-            false => commit.changes.extend(changes),
-        }
+        self.store.apply(closed.updates, &closed.removed, changes)?;
+        let mark = self.prefix();
+        own.iter().for_each(|(shard, key, value)| commit.changes.push_parts(shard, [&mark, key], value));
         self.epoch += 1;
         let counts = &mut self.counts;
         counts.expired += closed.expired;

@@ -202,7 +202,7 @@ pub(super) fn commit_break(error: CommitError) -> Break {
         CommitError::Aborted(text) => Break::Retry(text),
         CommitError::Fenced(text) => Break::Fatal(Error::new(Kind::External, text)),
         CommitError::Config(text) => Break::Fatal(Error::new(Kind::Config, text)),
-        CommitError::Corrupt(text) => Break::Fatal(Error::new(Kind::Data, text)),
+        CommitError::Corrupt(text) | CommitError::Lost(text) => Break::Fatal(Error::new(Kind::Data, text)),
     }
 }
 
@@ -317,22 +317,31 @@ fn restore(spec: &mut JobSpec, core: &mut JobCore) -> Result<Option<Meta>, Break
     let mut aside = Vec::new();
     let mut bad = None;
     let plain = spec.begin.is_empty();
+    let may_lose = spec.begin.replaces_state() || spec.plan.operators().is_empty();
+    if may_lose {
+        spec.committer.accept_loss();
+    }
     let mut load = |entry: Change| {
         if let Err(e) = core.load(entry) {
             bad.get_or_insert(e);
         }
     };
     let meta = if plain { spec.committer.restore_log(&mut load) } else { spec.committer.restore(&mut |entry| aside.push(entry)) };
-    let meta = meta.map_err(commit_break)?;
+    let meta = meta.map_err(|error| match error {
+        CommitError::Lost(text) => lost(&text, &spec.plan),
+        other => commit_break(other),
+    })?;
     // After the committer has fenced an earlier process off: until then offsets that it was about to commit are in the balance, and the
     // broker gives none.
     let mut starts = spec.source.start_positions().map_err(ingest_break)?;
     if let Some(meta) = &meta {
         added_since(spec.source.as_mut(), meta, &mut starts)?;
     }
+    let (given, committed) = (aside.len(), meta.as_ref().and_then(|m| m.entries));
     let begun = if plain {
         Begun { entries: aside, meta, how: None }
     } else {
+        complete(given, committed, may_lose, spec)?;
         let (source, committer) = (spec.source.as_mut(), spec.committer.as_mut());
         spec.begin.apply(aside, meta, Around { plan: &spec.plan, source, committer, starts: &starts })?
     };
@@ -345,9 +354,41 @@ fn restore(spec: &mut JobSpec, core: &mut JobCore) -> Result<Option<Meta>, Break
     if let Some(error) = bad {
         return Err(Error::new(Kind::Data, format!("{error}; the job's changelog holds something else than its state")).into());
     }
+    if plain {
+        complete(core.sizes().slots, committed, may_lose, spec)?;
+    }
     core.start_at(starts);
     core.begun(begun.how);
     Ok(begun.meta)
+}
+
+/// The log must give back as many entries as were committed.
+fn complete(given: usize, committed: Option<u64>, may_lose: bool, spec: &JobSpec) -> Result<(), Break> {
+    let Some(committed) = committed.filter(|c| *c != given as u64) else { return Ok(()) };
+    let Pipeline { team, name, .. } = &spec.pipeline;
+    let text = format!(
+        "job {team}/{name}: {committed} entries of state were committed, and its log has {given}: was the topic or folder cut, or made anew while \
+         the job ran"
+    );
+    if may_lose {
+        tracing::warn!("{text}? The job begins as it was told");
+        return Ok(());
+    }
+    Err(lost(&text, &spec.plan))
+}
+
+/// State is lost: what can be done.
+fn lost(what: &str, plan: &Plan) -> Break {
+    let operator = &plan.operator;
+    let text = format!(
+        "{what}. What you can do:\n  \
+         start the job where its local tree (--data-dir) has all that was committed: the changelog is written anew from it\n  \
+         --restore SAVEPOINT --replace: back to a savepoint; results since then come again. A local tree that is behind is one, too: \
+         kindling savepoint PIPELINE --from-tree --to SAVEPOINT\n  \
+         --from TIME --drop-state {operator}: counts anew from there; results of windows that it touches come again\n  \
+         --drop-state {operator}: goes on at the committed offsets; windows that were open count only what comes from now on"
+    );
+    Break::Fatal(Error::new(Kind::Data, text))
 }
 
 /// Partitions that a topic was given since the job last ran are read from their beginning, whatever the source says of a job that is new.

@@ -397,7 +397,7 @@ fn batches(records: &[(usize, OwnedRecord)]) -> Vec<RawBatch> {
 
 impl Log {
     fn commit(&mut self, epoch: crate::output::EpochCommit) {
-        for change in epoch.changes {
+        for change in epoch.changes.iter().map(Change::from) {
             match change.value {
                 Some(_) => self.entries.insert(change.key.clone(), change),
                 None => self.entries.remove(&change.key),

@@ -1,7 +1,8 @@
-//! Many changes in one block of memory, on their way to the tree: none of them has an allocation of its own.
+//! Many changes in a few blocks of memory, on their way to the log and the tree: none of them has an allocation of its own.
 //!
-//! In: changes in the order in which they were made. Out: the last of each key, in the tree's order.
+//! In: changes in the order in which they were made. Out: the same, or the last of each key in the tree's order.
 
+use crate::output::Change;
 use ahash::RandomState;
 use std::collections::HashMap;
 
@@ -9,21 +10,25 @@ use std::collections::HashMap;
 const HEAD: usize = 18;
 /// The value's length of a removal.
 const REMOVED: u32 = u32::MAX;
+/// Bytes of a block: the first, and those of many. A block does not grow, since its bytes would have to move.
+const BLOCK: usize = 4 << 10;
+const BLOCK_MAX: usize = 1 << 20;
 
 /// A change, borrowed: shard, key, value; none removes the key.
 pub type BorrowedChange<'a> = (u16, &'a [u8], Option<&'a [u8]>);
 
 /// Changes.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Bulk {
     /// Of each change the shard, the key, and the value.
-    bytes: Vec<u8>,
+    blocks: Vec<Vec<u8>>,
     entries: Vec<Entry>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Entry {
-    at: usize,
+    block: u32,
+    at: u32,
     /// Bytes of shard and key.
     key: u32,
     /// Bytes of the value.
@@ -33,13 +38,48 @@ struct Entry {
 impl Bulk {
     /// Adds a change.
     pub fn push(&mut self, shard: u16, key: &[u8], value: Option<&[u8]>) {
-        let at = self.bytes.len();
-        self.bytes.extend_from_slice(&shard.to_be_bytes());
-        self.bytes.extend_from_slice(key);
-        self.bytes.extend_from_slice(value.unwrap_or_default());
+        self.push_parts(shard, [key, &[]], value);
+    }
+
+    /// Adds a change whose key is in two parts.
+    pub fn push_parts(&mut self, shard: u16, key: [&[u8]; 2], value: Option<&[u8]>) {
+        let (key_bytes, value_bytes) = (2 + key[0].len() + key[1].len(), value.map_or(0, <[u8]>::len));
+        let number = self.block_of(key_bytes + value_bytes);
+        let block = &mut self.blocks[number];
         // A record of Kafka is far below 4 GiB.
-        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(REMOVED);
-        self.entries.push(Entry { at, key: length(key).saturating_add(2), value: value.map_or(REMOVED, length) });
+        let length = |bytes: usize| u32::try_from(bytes).unwrap_or(REMOVED);
+        let at = length(block.len());
+        block.extend_from_slice(&shard.to_be_bytes());
+        key.iter().for_each(|part| block.extend_from_slice(part));
+        block.extend_from_slice(value.unwrap_or_default());
+        let value = value.map_or(REMOVED, |v| length(v.len()));
+        self.entries.push(Entry { block: number as u32, at, key: length(key_bytes), value });
+    }
+
+    /// The number of a block that has room for so many bytes.
+    fn block_of(&mut self, bytes: usize) -> usize {
+        if self.blocks.last().is_none_or(|last| last.capacity() - last.len() < bytes) {
+            let size = self.blocks.last().map_or(BLOCK, |last| (2 * last.capacity()).clamp(BLOCK, BLOCK_MAX));
+            self.blocks.push(Vec::with_capacity(size.max(bytes)));
+        }
+        self.blocks.len() - 1
+    }
+
+    /// Adds later changes.
+    pub fn append(&mut self, later: Self) {
+        if later.bytes() < BLOCK_MAX {
+            // Small epochs together: else each has a block that is not full.
+            later.iter().for_each(|(shard, key, value)| self.push(shard, key, value));
+            return;
+        }
+        let before = self.blocks.len() as u32;
+        self.blocks.extend(later.blocks);
+        self.entries.extend(later.entries.iter().map(|entry| Entry { block: before + entry.block, ..*entry }));
+    }
+
+    /// All changes, in the order in which they were made.
+    pub fn iter(&self) -> impl Iterator<Item = BorrowedChange<'_>> {
+        (0..self.entries.len() as u32).map(|number| self.change(number))
     }
 
     /// Number of changes.
@@ -54,26 +94,26 @@ impl Bulk {
 
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
-        self.bytes.len() + self.entries.len() * size_of::<Entry>()
+        self.blocks.iter().map(Vec::capacity).sum::<usize>() + self.entries.capacity() * size_of::<Entry>()
     }
 
     /// Shard and key of a change.
     fn key(&self, number: u32) -> &[u8] {
         let entry = self.entries[number as usize];
-        &self.bytes[entry.at..entry.at + entry.key as usize]
+        &self.blocks[entry.block as usize][entry.at as usize..][..entry.key as usize]
     }
 
     /// Change `number`.
     fn change(&self, number: u32) -> BorrowedChange<'_> {
         let (entry, key) = (self.entries[number as usize], self.key(number));
-        let value = entry.at + entry.key as usize;
-        let value = (entry.value != REMOVED).then(|| &self.bytes[value..value + entry.value as usize]);
+        let value = || &self.blocks[entry.block as usize][(entry.at + entry.key) as usize..][..entry.value as usize];
+        let value = (entry.value != REMOVED).then(value);
         let (shard, key) = key.split_first_chunk::<2>().unwrap_or((&[0; 2], key));
         (u16::from_be_bytes(*shard), key, value)
     }
 
     /// The last change of each key, by shard and key.
-    pub fn sorted(&self) -> impl Iterator<Item = BorrowedChange<'_>> {
+    pub fn sorted(&self) -> impl ExactSizeIterator<Item = BorrowedChange<'_>> {
         self.order().into_iter().map(|number| self.change(number))
     }
 
@@ -126,6 +166,20 @@ impl Bulk {
     }
 }
 
+impl FromIterator<Change> for Bulk {
+    fn from_iter<I: IntoIterator<Item = Change>>(changes: I) -> Self {
+        let mut bulk = Self::default();
+        changes.into_iter().for_each(|c| bulk.push(c.shard, &c.key, c.value.as_deref()));
+        bulk
+    }
+}
+
+impl From<BorrowedChange<'_>> for Change {
+    fn from((shard, key, value): BorrowedChange<'_>) -> Self {
+        Self { shard, key: key.to_vec(), value: value.map(<[u8]>::to_vec) }
+    }
+}
+
 /// The first 16 bytes as a number that compares as they do, but that an end counts as zeroes.
 fn head(bytes: &[u8]) -> u128 {
     let mut head = [0; 16];
@@ -157,6 +211,18 @@ mod tests {
         }
         assert_eq!(bulk.len(), 5_000);
         let sorted: Vec<_> = bulk.sorted().map(|(s, k, v)| ((s, k.to_vec()), v.map(<[u8]>::to_vec))).collect();
+        let mut twice = Bulk::default();
+        twice.append(bulk.clone());
+        twice.append(bulk.clone());
+        assert_eq!((twice.len(), twice.iter().nth(5_007)), (10_000, bulk.iter().nth(7)));
+        assert!(twice.sorted().eq(bulk.sorted()));
+        // Large ones are taken over as they are.
+        let mut large = Bulk::default();
+        large.push(7, b"large", Some(&vec![1; 3 * BLOCK_MAX]));
+        large.append(twice.clone());
+        twice.append(large.clone());
+        assert_eq!((large.len(), twice.len(), large.iter().nth(5_008)), (10_001, 20_001, bulk.iter().nth(7)));
+        assert!(twice.iter().eq(large.iter().skip(1).chain(large.iter())));
         assert_eq!(sorted, expected.into_iter().collect::<Vec<_>>());
         assert!(Bulk::default().is_empty() && Bulk::default().sorted().next().is_none());
     }

@@ -7,6 +7,9 @@ pub mod arena;
 pub mod bulk;
 pub mod codec;
 mod evict;
+#[cfg(test)]
+#[path = "../../tests/support/files.rs"]
+mod files;
 mod lists;
 mod read;
 pub mod savepoint;

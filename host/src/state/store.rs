@@ -8,6 +8,7 @@
 
 use crate::limits::{STATE_SHARDS, StateLimit};
 use crate::output::Change;
+use crate::state::bulk::Bulk;
 use crate::state::codec::{CodecError, stable_hash};
 pub use crate::state::read::Part;
 use crate::state::read::Read;
@@ -259,26 +260,24 @@ impl Store {
         self.beside = bytes;
     }
 
-    /// Applies an epoch: removes whole panes, then sets slots. Gives the changes for the log. What is over the budget goes to disk.
+    /// Applies an epoch: removes whole panes, then sets slots. Adds the changes for the log. What is over the budget goes to disk.
     ///
     /// # Errors
     /// [`SpillError`].
-    pub fn apply(&mut self, updates: Vec<Update>, removed: &[PaneId]) -> Result<Vec<Change>, SpillError> {
-        let mut changes = Vec::with_capacity(updates.len());
+    pub fn apply(&mut self, updates: Vec<Update>, removed: &[PaneId], changes: &mut Bulk) -> Result<(), SpillError> {
         for pane in removed {
-            self.remove_pane(*pane, &mut changes)?;
+            self.remove_pane(*pane, changes)?;
         }
         for update in updates {
-            changes.push(change(update.pane, &update.key, Some(update.state.to_vec())));
+            change(changes, update.pane, &update.key, Some(&update.state));
             self.set(update)?;
         }
         self.read = Read::default();
         self.round = self.round.saturating_add(1);
-        self.keep_to_budget()?;
-        Ok(changes)
+        self.keep_to_budget()
     }
 
-    fn remove_pane(&mut self, pane: PaneId, changes: &mut Vec<Change>) -> Result<(), SpillError> {
+    fn remove_pane(&mut self, pane: PaneId, changes: &mut Bulk) -> Result<(), SpillError> {
         let Some(gone) = self.panes.remove(&pane) else { return Ok(()) };
         self.memory -= PANE_COST + table(gone.capacity);
         let mut found = 0;
@@ -292,7 +291,7 @@ impl Store {
                     found += 1;
                     self.bytes -= key.len() + state.len();
                     self.cold_bytes -= key.len() + state.len();
-                    changes.push(change(pane, &key, None));
+                    change(changes, pane, &key, None);
                 }
                 keys.push(key);
                 if keys.len() == REMOVED {
@@ -311,29 +310,28 @@ impl Store {
             self.bytes -= key.len() + slot.state.len();
             self.memory -= allocated(key.len()) + allocated(slot.state.len());
             self.slots -= 1;
-            changes.push(change(pane, &key, None));
+            change(changes, pane, &key, None);
         }
         Ok(())
     }
 
-    /// Removes slots. Gives the changes for the log.
+    /// Removes slots. Adds the changes for the log.
     ///
     /// # Errors
     /// [`SpillError`].
-    pub fn remove(&mut self, slots: &[Slot]) -> Result<Vec<Change>, SpillError> {
-        let mut changes = Vec::with_capacity(slots.len());
+    pub fn remove(&mut self, slots: &[Slot], changes: &mut Bulk) -> Result<(), SpillError> {
         let mut on_disk = Vec::new();
         for (pane, key) in slots {
             if self.unset(*pane, key)? {
                 on_disk.push((*pane, key.as_ref()));
             }
-            changes.push(change(*pane, key, None));
+            change(changes, *pane, key, None);
         }
         if let Some(disk) = self.disk.as_mut().filter(|_| !on_disk.is_empty()) {
             on_disk.sort_unstable();
             disk.write(on_disk.len(), on_disk.iter().map(|(pane, key)| (*pane, *key, None)))?;
         }
-        Ok(changes)
+        Ok(())
     }
 
     /// Takes one entry of the log back in; the last of a slot counts. What is over the budget goes to disk.
@@ -347,7 +345,7 @@ impl Store {
                 self.set(Update { pane, key: key.into(), state: state.into() })?;
                 self.keep_to_budget()?;
             }
-            None => self.remove(&[(pane, key.into())]).map(drop)?,
+            None => self.remove(&[(pane, key.into())], &mut Bulk::default())?,
         }
         if self.disk.is_some() {
             // What was read may have changed on disk since.
@@ -450,13 +448,12 @@ fn be(bytes: &[u8]) -> i64 {
     bytes.try_into().map_or(0, i64::from_be_bytes)
 }
 
-/// The log's entry of a slot: shard by the key alone, so that a key's panes stay together.
-fn change(pane: PaneId, key: &[u8], value: Option<Vec<u8>>) -> Change {
-    let mut full = Vec::with_capacity(PANE_BYTES + key.len());
-    full.extend_from_slice(&pane.start.to_be_bytes());
-    full.extend_from_slice(&pane.from.to_be_bytes());
-    full.extend_from_slice(key);
-    Change { shard: shard(key), key: full, value }
+/// Adds the log's entry of a slot: shard by the key alone, so that a key's panes stay together.
+fn change(changes: &mut Bulk, pane: PaneId, key: &[u8], value: Option<&[u8]>) {
+    let mut of = [0; PANE_BYTES];
+    of[..8].copy_from_slice(&pane.start.to_be_bytes());
+    of[8..].copy_from_slice(&pane.from.to_be_bytes());
+    changes.push_parts(shard(key), [&of, key], value);
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The table against a plain map, with all of it in memory, some, and none; and with a disk that loses or changes what it has.
 
 use super::*;
+use crate::state::files::files_below;
 use std::path::Path;
 
 /// A generator with one number as its state (PCG's multiplier).
@@ -43,11 +44,12 @@ fn after(lag: i64) -> FirstTimer {
 #[test]
 fn what_the_log_holds_is_what_the_table_holds() {
     let mut store = Store::default();
-    let mut log = store.apply(vec![update(-5, "a", "1"), update(10, "b", "22"), update(10, "a", "3")], &[]).unwrap();
-    log.extend(store.apply(vec![update(10, "b", "4")], &[PaneId { start: -5, from: -5 }]).unwrap());
+    let mut log = Bulk::default();
+    store.apply(vec![update(-5, "a", "1"), update(10, "b", "22"), update(10, "a", "3")], &[], &mut log).unwrap();
+    store.apply(vec![update(10, "b", "4")], &[PaneId { start: -5, from: -5 }], &mut log).unwrap();
     let mut again = Store::default();
-    for entry in log {
-        again.load(entry).unwrap();
+    for entry in log.iter() {
+        again.load(entry.into()).unwrap();
     }
     assert_eq!(all(&again), all(&store));
     assert_eq!((store.slots(), store.bytes()), (2, 4));
@@ -59,16 +61,18 @@ fn what_the_log_holds_is_what_the_table_holds() {
 #[test]
 fn each_slot_has_one_timer() {
     let mut store = Store::new(Some(after(5)));
-    store.apply(vec![update(0, "a", "1"), update(10, "b", "2")], &[]).unwrap();
-    store.apply(vec![update(0, "a", "3")], &[]).unwrap();
+    store.apply(vec![update(0, "a", "1"), update(10, "b", "2")], &[], &mut Bulk::default()).unwrap();
+    store.apply(vec![update(0, "a", "3")], &[], &mut Bulk::default()).unwrap();
     let due = |store: &Store, now: i64| -> Vec<String> {
         store.timers_until(now).unwrap().iter().map(|(_, key)| String::from_utf8_lossy(key).into_owned()).collect()
     };
     assert_eq!((due(&store, 4).len(), due(&store, 5), due(&store, 15)), (0, vec!["a".to_owned()], vec!["a".into(), "b".into()]));
     store.rearm(5, vec![(7, PaneId { start: 0, from: 0 }, b"a"[..].into())]).unwrap();
     assert_eq!((due(&store, 6).len(), due(&store, 7)), (0, vec!["a".to_owned()]));
-    let removed = store.remove(&[(PaneId { start: 0, from: 0 }, b"a"[..].into())]).unwrap();
-    assert_eq!((removed.len(), removed[0].value.is_none(), store.slots(), store.bytes()), (1, true, 1, 2));
+    let mut removed = Bulk::default();
+    store.remove(&[(PaneId { start: 0, from: 0 }, b"a"[..].into())], &mut removed).unwrap();
+    let values: Vec<_> = removed.iter().map(|(_, _, value)| value).collect();
+    assert_eq!((values, store.slots(), store.bytes()), (vec![None], 1, 2));
     store.rearm(i64::MAX, Vec::new()).unwrap();
     assert_eq!(due(&store, i64::MAX).len(), 0);
 }
@@ -114,12 +118,13 @@ fn epoch(random: &mut Random, store: &mut Store, plain: &mut Plain) {
         plain.insert((*pane, key.clone()), state.to_vec());
         want.insert((*pane, key.clone()), Some(state.to_vec()));
     }
-    let mut changes = store.remove(&removed_slots).unwrap();
-    changes.extend(store.apply(updates, &removed).unwrap());
+    let mut changes = Bulk::default();
+    store.remove(&removed_slots, &mut changes).unwrap();
+    store.apply(updates, &removed, &mut changes).unwrap();
     let mut got: BTreeMap<Slot, Option<Vec<u8>>> = BTreeMap::new();
-    for change in changes {
-        let (pane, key) = split(&change.key).unwrap();
-        got.insert((pane, key.into()), change.value);
+    for (_, key, value) in changes.iter() {
+        let (pane, key) = split(key).unwrap();
+        got.insert((pane, key.into()), value.map(<[u8]>::to_vec));
     }
     assert_eq!(got, want, "changes for the log");
 }
@@ -151,13 +156,13 @@ fn check(seed: u64) {
         assert_eq!(store.copy(&[], Some(b"key 7"), usize::MAX, &mut copy).unwrap(), Some(of_key));
     }
     let panes: Vec<PaneId> = store.panes().collect();
-    store.apply(Vec::new(), &panes).unwrap();
+    store.apply(Vec::new(), &panes, &mut Bulk::default()).unwrap();
     assert_eq!((store.memory, store.slots(), store.bytes(), store.cold, store.cold_bytes), (0, 0, 0, 0, 0), "nothing is left");
     // Back from the log, with as little memory.
     let mut again = Store::new(Some(after(3))).within(limit(&folder.path().join("again"), memory));
-    for ((pane, key), state) in &plain {
-        again.load(change(*pane, key, Some(state.clone()))).unwrap();
-    }
+    let mut log = Bulk::default();
+    plain.iter().for_each(|((pane, key), state)| change(&mut log, *pane, key, Some(state)));
+    log.iter().for_each(|entry| again.load(entry.into()).unwrap());
     assert_eq!(all(&again), plain);
     let timers: std::collections::BTreeSet<Slot> =
         again.timers_until(i64::MAX).unwrap().into_iter().map(|(pane, key)| (pane, key.into())).collect();
@@ -184,7 +189,7 @@ fn on_disk(folder: &Path, count: usize) -> Store {
     let mut store = Store::default().within(limit(folder, 0));
     let pane = PaneId { start: 0, from: 0 };
     let updates = (0..count).map(|n| Update { pane, key: key(n), state: n.to_le_bytes().into() }).collect();
-    store.apply(updates, &[]).unwrap();
+    store.apply(updates, &[], &mut Bulk::default()).unwrap();
     assert_eq!(store.sizes().disk_slots, count);
     store
 }
@@ -197,10 +202,10 @@ fn many_slots_at_once() {
     let mut store = on_disk(folder.path(), count);
     let pane = PaneId { start: 0, from: 0 };
     let half: Vec<Update> = (0..count / 2).map(|n| Update { pane, key: key(n * 2), state: b"changed"[..].into() }).collect();
-    store.apply(half, &[]).unwrap();
+    store.apply(half, &[], &mut Bulk::default()).unwrap();
     assert_eq!((store.slots(), store.sizes().disk_slots), (count, count));
     let gone: Vec<Slot> = (0..5_000).map(|n| (pane, key(n))).collect();
-    store.remove(&gone).unwrap();
+    store.remove(&gone, &mut Bulk::default()).unwrap();
     assert_eq!(store.slots(), 5_000);
     let found = all(&store);
     assert_eq!(found.len(), 5_000);
@@ -210,7 +215,9 @@ fn many_slots_at_once() {
         let want = if n.is_multiple_of(2) { b"changed".to_vec() } else { n.to_le_bytes().to_vec() };
         assert_eq!(*state, want);
     }
-    assert_eq!(store.apply(Vec::new(), &[pane]).unwrap().len(), 5_000);
+    let mut changes = Bulk::default();
+    store.apply(Vec::new(), &[pane], &mut changes).unwrap();
+    assert_eq!(changes.len(), 5_000);
     assert_eq!((store.slots(), store.bytes(), store.sizes().disk_slots, store.sizes().disk_bytes), (0, 0, 0, 0));
     drop(store);
     assert!(!folder.path().join("spill").exists(), "the folder goes with the table");
@@ -224,7 +231,7 @@ fn what_is_changed_often_stays_in_memory() {
     let update = |n: usize| Update { pane, key: key(n), state: n.to_le_bytes().into() };
     for round in 0..40 {
         let cold = (100 + round * 100..200 + round * 100).map(update);
-        store.apply((0..100).map(update).chain(cold).collect(), &[]).unwrap();
+        store.apply((0..100).map(update).chain(cold).collect(), &[], &mut Bulk::default()).unwrap();
         assert!(store.sizes().memory_bytes <= 200_000);
     }
     assert_eq!(store.slots(), 4_100);
@@ -244,7 +251,7 @@ fn long_keys_stay_in_memory() {
     let long: Box<[u8]> = vec![b'k'; 100_000].into();
     let pane = PaneId { start: 0, from: 0 };
     let update = |key: Box<[u8]>| Update { pane, key, state: b"s"[..].into() };
-    store.apply(vec![update(long.clone()), update(key(1))], &[]).unwrap();
+    store.apply(vec![update(long.clone()), update(key(1))], &[], &mut Bulk::default()).unwrap();
     assert_eq!((store.slots(), store.sizes().disk_slots), (2, 1));
     assert_eq!(store.get(pane, &long).unwrap(), Some(&b"s"[..]));
 }
@@ -256,7 +263,7 @@ fn timers_on_disk_go_off() {
     let mut store = Store::new(Some(after(10))).within(limit(folder.path(), 20_000));
     for start in 0..500 {
         let pane = PaneId { start, from: 0 };
-        store.apply(vec![Update { pane, key: key(start as usize), state: b"s"[..].into() }], &[]).unwrap();
+        store.apply(vec![Update { pane, key: key(start as usize), state: b"s"[..].into() }], &[], &mut Bulk::default()).unwrap();
     }
     assert!(store.timers.as_ref().unwrap().memory() <= 5_000 + 200);
     let due = |store: &Store, now: i64| -> Vec<i64> {
@@ -271,17 +278,6 @@ fn timers_on_disk_go_off() {
     assert_eq!(due(&store, 400), (300..391).collect::<Vec<_>>());
     store.rearm(600, Vec::new()).unwrap();
     assert_eq!(due(&store, i64::MAX), [7]);
-}
-
-fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
-    let (mut found, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { found.push(path) }
-        }
-    }
-    found
 }
 
 /// Reads all slots, one by one or pane by pane; how many were wrong without a word.
@@ -309,8 +305,10 @@ fn a_file_that_was_changed_is_told_or_does_no_harm() {
     let mut told = 0;
     for place in 0..24 {
         let store = on_disk(folder.path(), count);
-        let tables: Vec<_> = files_below(&folder.path().join("spill/keyspaces"))
+        let below = folder.path().join("spill/keyspaces");
+        let tables: Vec<_> = files_below(&below)
             .into_iter()
+            .map(|f| below.join(f))
             .filter(|f| f.parent().is_some_and(|p| p.ends_with("tables")))
             .collect();
         assert!(!tables.is_empty());
@@ -344,7 +342,7 @@ fn what_the_disk_has_lost_is_told() {
     let whole: Result<Vec<_>, _> = store.sorted(pane).collect();
     assert!(matches!(whole, Err(SpillError::Damaged { why, .. }) if why.contains("49 entries")));
     assert!(store.entries(pane).is_err());
-    assert!(matches!(store.apply(Vec::new(), &[pane]), Err(SpillError::Damaged { .. })));
+    assert!(matches!(store.apply(Vec::new(), &[pane], &mut Bulk::default()), Err(SpillError::Damaged { .. })));
 }
 
 #[test]
@@ -354,7 +352,7 @@ fn a_disk_that_can_not_be_written_to_is_told() {
     let limit = StateLimit { memory_bytes: 0, spill: Some(folder.path().join("file/spill")) };
     let mut store = Store::default().within(limit);
     let update = Update { pane: PaneId { start: 0, from: 0 }, key: key(1), state: b"s"[..].into() };
-    let error = store.apply(vec![update], &[]).unwrap_err();
+    let error = store.apply(vec![update], &[], &mut Bulk::default()).unwrap_err();
     assert!(matches!(error, SpillError::Io { .. }), "{error}");
     assert!(error.to_string().contains("file/spill") && error.to_string().contains("--state-memory"), "{error}");
 }

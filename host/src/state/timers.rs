@@ -4,11 +4,13 @@
 
 use super::arena::Arena;
 use super::spill::{Spill, SpillError};
-use super::store::{PaneId, Slot, allocated};
+use super::store::{PaneId, allocated};
 use std::collections::BTreeMap;
 
 /// Timers that go to disk at once.
 const BATCH: usize = 65_536;
+/// Timers lie together by this power of two of milliseconds: a list for each of them would cost more than what is in it.
+const TOGETHER: u32 = 10;
 
 /// When to look at a new slot for the first time, milliseconds: by its pane and encoded state; none: never.
 pub type FirstTimer = Box<dyn Fn(PaneId, &[u8]) -> Option<i64> + Send + Sync>;
@@ -16,16 +18,20 @@ pub type FirstTimer = Box<dyn Fn(PaneId, &[u8]) -> Option<i64> + Send + Sync>;
 /// The timers of a table.
 pub struct Timers {
     first: FirstTimer,
-    due: BTreeMap<i64, Vec<Slot>>,
+    /// By when they are due, in units of [`TOGETHER`].
+    due: BTreeMap<i64, Vec<Timer>>,
     memory: usize,
     on_disk: usize,
     /// No timer on disk is due before.
     disk_from: i64,
 }
 
+/// When it is due, and of which slot.
+type Timer = (i64, PaneId, Box<[u8]>);
+
 /// A timer in memory: what it costs.
 fn cost(key: &[u8]) -> usize {
-    size_of::<Slot>() * 3 / 2 + allocated(key.len())
+    size_of::<Timer>() * 3 / 2 + allocated(key.len())
 }
 
 impl Timers {
@@ -48,7 +54,7 @@ impl Timers {
 
     fn set(&mut self, due: i64, pane: PaneId, key: Box<[u8]>) {
         self.memory += cost(&key);
-        self.due.entry(due).or_default().push((pane, key));
+        self.due.entry(due >> TOGETHER).or_default().push((due, pane, key));
     }
 
     /// Those that go off at `now` or before, in order, but for those on disk, which come last.
@@ -68,7 +74,13 @@ impl Timers {
 
     /// Those in memory that go off at `now` or before, in order.
     pub fn in_memory_until(&self, now: i64) -> Vec<(PaneId, &[u8])> {
-        self.due.range(..=now).flat_map(|(_, slots)| slots).map(|(pane, key)| (*pane, key.as_ref())).collect()
+        let mut found = Vec::new();
+        for timers in self.due.range(..=now >> TOGETHER).map(|(_, timers)| timers) {
+            let from = found.len();
+            found.extend(timers.iter().filter(|(due, ..)| *due <= now));
+            found[from..].sort_by_key(|(due, ..)| *due);
+        }
+        found.into_iter().map(|(_, pane, key)| (*pane, key.as_ref())).collect()
     }
 
     /// Drops those up to `now`, and sets `rearmed`.
@@ -81,12 +93,17 @@ impl Timers {
         rearmed: Vec<(i64, PaneId, Box<[u8]>)>,
         disk: Option<&mut Spill>,
     ) -> Result<(), SpillError> {
-        let later = match now.checked_add(1) {
-            Some(next) => self.due.split_off(&next),
-            None => BTreeMap::new(),
-        };
-        let gone = std::mem::replace(&mut self.due, later);
-        self.memory -= gone.values().flatten().map(|(_, key)| cost(key)).sum::<usize>();
+        let edge = now >> TOGETHER;
+        let later = self.due.split_off(&edge);
+        let mut gone = std::mem::replace(&mut self.due, later);
+        if let Some(timers) = self.due.remove(&edge) {
+            let (later, due): (Vec<Timer>, Vec<Timer>) = timers.into_iter().partition(|(due, ..)| *due > now);
+            gone.insert(edge, due);
+            if !later.is_empty() {
+                self.due.insert(edge, later);
+            }
+        }
+        self.memory -= gone.values().flatten().map(|(_, _, key)| cost(key)).sum::<usize>();
         if let Some(disk) = disk.filter(|_| self.on_disk > 0 && self.disk_from <= now) {
             let due = disk.timers_until(now).collect::<Result<Vec<_>, _>>()?;
             disk.remove_timers(&due)?;
@@ -108,11 +125,10 @@ impl Timers {
             let mut batch = Vec::new();
             while self.memory > target && batch.len() < BATCH {
                 let Some(mut last) = self.due.last_entry() else { break };
-                let due = *last.key();
                 match last.get_mut().pop() {
-                    Some((pane, key)) => {
-                        self.memory -= cost(&key);
-                        batch.push((due, pane, key));
+                    Some(timer) => {
+                        self.memory -= cost(&timer.2);
+                        batch.push(timer);
                     }
                     None => drop(last.remove()),
                 }

@@ -120,7 +120,7 @@ impl Tree {
         match format.map(|f| f.to_vec()) {
             // A tree whose format is gone but not its state has lost more than that.
             None if tree.state.iter().next().is_some() => return Err(tree.damaged("it has state and no format".into())),
-            None => tree.apply(&[], &[(FORMAT_NOTE, FORMAT), (UNMARKED_NOTE, b"")], true)?,
+            None => tree.apply([], &[(FORMAT_NOTE, FORMAT), (UNMARKED_NOTE, b"")], true)?,
             Some(found) if found == FORMAT => {}
             Some(found) if found == FORMAT_2 => tree.format = FORMAT_2,
             Some(found) if found == FORMAT_1 => tree.format = FORMAT_1,
@@ -223,13 +223,18 @@ impl Tree {
     ///
     /// # Errors
     /// [`TreeError::Io`].
-    pub fn apply(&self, changes: &[Change], notes: &[(&str, &[u8])], sync: bool) -> Result<(), TreeError> {
+    pub fn apply<'a>(
+        &self,
+        changes: impl IntoIterator<Item = BorrowedChange<'a>>,
+        notes: &[(&str, &[u8])],
+        sync: bool,
+    ) -> Result<(), TreeError> {
         let mut batch = self.database.batch().durability(Some(if sync { PersistMode::SyncAll } else { PersistMode::Buffer }));
-        for change in changes {
-            let mut key = Vec::with_capacity(2 + change.key.len());
-            key.extend_from_slice(&change.shard.to_be_bytes());
-            key.extend_from_slice(&change.key);
-            match &change.value {
+        for (shard, name, value) in changes {
+            let mut key = Vec::with_capacity(2 + name.len());
+            key.extend_from_slice(&shard.to_be_bytes());
+            key.extend_from_slice(name);
+            match value {
                 Some(value) => {
                     let value = self.sealed(&key, value);
                     batch.insert(&self.state, key, value);

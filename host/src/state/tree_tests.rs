@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::state::bulk::Bulk;
+use crate::state::files::files_below;
 
 #[test]
 fn what_was_applied_is_there_after_opening_again() {
@@ -9,8 +10,8 @@ fn what_was_applied_is_there_after_opening_again() {
     let change = |key: &str, value: Option<&str>| Change { shard: 3, key: key.into(), value: value.map(Into::into) };
     {
         let tree = Tree::open(dir.path()).unwrap();
-        tree.apply(&[change("a", Some("1")), change("b", Some("2"))], &[("meta", b"m")], true).unwrap();
-        tree.apply(&[change("a", None)], &[], true).unwrap();
+        tree.apply(Bulk::from_iter([change("a", Some("1")), change("b", Some("2"))]).iter(), &[("meta", b"m")], true).unwrap();
+        tree.apply(Bulk::from_iter([change("a", None)]).iter(), &[], true).unwrap();
     }
     let mut tree = Tree::open(dir.path()).unwrap();
     let mut entries = Vec::new();
@@ -28,7 +29,7 @@ fn a_tree_whose_making_broke_off_is_made_and_one_that_was_made_is_left_alone() {
     std::fs::create_dir(dir.path().join("keyspaces")).unwrap();
     std::fs::write(dir.path().join("0.jnl"), "").unwrap();
     std::fs::write(dir.path().join("lock"), "").unwrap();
-    Tree::open(dir.path()).unwrap().apply(&[], &[("meta", b"m")], true).unwrap();
+    Tree::open(dir.path()).unwrap().apply([], &[("meta", b"m")], true).unwrap();
     std::fs::remove_file(dir.path().join("version")).unwrap();
     assert!(Tree::open(dir.path()).is_err());
     assert!(dir.path().join("0.jnl").metadata().unwrap().len() > 0, "what it holds is not removed with its marker gone");
@@ -38,7 +39,7 @@ fn a_tree_whose_making_broke_off_is_made_and_one_that_was_made_is_left_alone() {
 fn what_is_kept_outlives_clearing() {
     let dir = tempfile::tempdir().unwrap();
     let mut tree = Tree::open(dir.path()).unwrap();
-    tree.apply(&[], &[("stored", b"s"), ("file/sink", b"/a")], true).unwrap();
+    tree.apply([], &[("stored", b"s"), ("file/sink", b"/a")], true).unwrap();
     tree.clear(&["file/sink", "file/late"]).unwrap();
     drop(tree);
     let tree = Tree::open(dir.path()).unwrap();
@@ -51,7 +52,7 @@ fn who_must_act_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let tree = Tree::open(dir.path()).unwrap();
     assert!(matches!(Tree::open(dir.path()), Err(TreeError::Locked { .. })));
-    tree.apply(&[], &[("format", b"99")], true).unwrap();
+    tree.apply([], &[("format", b"99")], true).unwrap();
     drop(tree);
     assert!(matches!(Tree::open(dir.path()), Err(TreeError::Format { found, .. }) if found == "99"));
     Tree::remove(dir.path()).unwrap();
@@ -96,7 +97,8 @@ fn what_was_ingested_is_there_after_opening_again() {
         key: n.to_be_bytes().to_vec(),
         value: value.map(|v| vec![v; 40]),
     };
-    tree.apply(&(500..1_500).map(|n| one(n, (n >= 1_000).then_some(2))).collect::<Vec<_>>(), &[], false).unwrap();
+    let changes: Bulk = (500..1_500).map(|n| one(n, (n >= 1_000).then_some(2))).collect();
+    tree.apply(changes.iter(), &[], false).unwrap();
     tree.ingest(bulk(1_400..1_600, None).sorted()).unwrap();
     tree.ingest(bulk(400..600, Some(3)).sorted()).unwrap();
     let before = expected(&[(0..400, 1), (400..600, 3), (1_000..1_400, 2), (1_600..2_000, 1)]);
@@ -106,9 +108,9 @@ fn what_was_ingested_is_there_after_opening_again() {
         tree = Tree::open(dir.path()).unwrap();
     }
     tree.clear(&[]).unwrap();
-    tree.apply(&[one(1, Some(4))], &[], true).unwrap();
+    tree.apply(Bulk::from_iter([one(1, Some(4))]).iter(), &[], true).unwrap();
     tree.ingest(bulk(10..20, Some(5)).sorted()).unwrap();
-    tree.apply(&[one(2, Some(6)), one(10, None)], &[], true).unwrap();
+    tree.apply(Bulk::from_iter([one(2, Some(6)), one(10, None)]).iter(), &[], true).unwrap();
     for _ in 0..3 {
         assert_eq!(read(&tree), expected(&[(1..2, 4), (2..3, 6), (11..20, 5)]));
         drop(tree);
@@ -133,7 +135,7 @@ fn all(path: &Path) -> Result<Vec<Change>, TreeError> {
 fn an_entry_that_is_another_than_was_written_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let tree = Tree::open(dir.path()).unwrap();
-    tree.apply(&[change(1)], &[("meta", b"m")], true).unwrap();
+    tree.apply(Bulk::from_iter([change(1)]).iter(), &[("meta", b"m")], true).unwrap();
     // As if memory or disk had changed a bit that the store below did not see.
     let key = [&1u16.to_be_bytes()[..], &change(1).key].concat();
     let stored = tree.state.get(&key).unwrap().unwrap().to_vec();
@@ -167,7 +169,7 @@ fn a_tree_of_format_1_is_read_and_written() {
     }
     let tree = Tree::open(dir.path()).unwrap();
     assert_eq!(tree.note("meta").unwrap().as_deref(), Some(&b"m"[..]));
-    tree.apply(&[change(1)], &[("meta", b"n")], true).unwrap();
+    tree.apply(Bulk::from_iter([change(1)]).iter(), &[("meta", b"n")], true).unwrap();
     drop(tree);
     let old = Change { shard: 1, key: b"k".to_vec(), value: Some(b"v".to_vec()) };
     assert_eq!(all(dir.path()).unwrap(), [change(1), old]);
@@ -181,8 +183,8 @@ fn a_file_that_was_changed_is_told_or_does_no_harm() {
     let want: Vec<Change> = {
         let tree = Tree::open(&whole).unwrap();
         for step in 0..4 {
-            let changes: Vec<Change> = (step * 500..step * 500 + 1_000).map(change).collect();
-            tree.apply(&changes, &[("meta", b"m")], true).unwrap();
+            let changes: Bulk = (step * 500..step * 500 + 1_000).map(change).collect();
+            tree.apply(changes.iter(), &[("meta", b"m")], true).unwrap();
             if step == 1 {
                 tree.state.rotate_memtable_and_wait().unwrap();
             }
@@ -228,16 +230,4 @@ fn a_file_that_was_changed_is_told_or_does_no_harm() {
     }
     println!("{} files: {told} changes told, {unharmed} without harm", files.len());
     assert!(told > 0);
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { found.push(path.strip_prefix(folder).unwrap().to_path_buf()) }
-        }
-    }
-    found
 }

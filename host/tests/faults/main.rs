@@ -5,6 +5,7 @@
 mod support;
 
 mod broker;
+mod changelog;
 mod disk;
 mod records;
 mod tables;

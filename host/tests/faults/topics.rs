@@ -8,7 +8,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 const START: i64 = 1_760_000_000_000;
 
 /// An event each 10 ms of `seconds` seconds from `from`, in five buckets.
-fn stretch(from: i64, seconds: i64) -> Vec<(i64, i64)> {
+pub fn stretch(from: i64, seconds: i64) -> Vec<(i64, i64)> {
     (0..seconds * 100).map(|n| (START + from * 1_000 + n * 10, n % 5)).collect()
 }
 
@@ -18,13 +18,13 @@ fn grow(topic: &str, partitions: usize) {
     assert!(grown.iter().all(Result::is_ok), "{grown:?}");
 }
 
-fn delete(topic: &str) {
+pub fn delete(topic: &str) {
     let (admin, options) = admin();
     let deleted = wait(admin.delete_topics(&[topic], &options)).expect("an answer");
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
 }
 
-fn results(topic: &str) -> Vec<String> {
+pub fn results(topic: &str) -> Vec<String> {
     read_committed(&format!("{topic}-out"))
 }
 

@@ -1,6 +1,7 @@
 //! What a seed stands for: a pipeline, its bounds, and the input.
 
 use crate::definition::{Bounds, Kind, Random};
+use crate::process::Process;
 use kindling::config::spec::{Pipeline, TimestampFormat};
 use kindling::config::{LoadOptions, load_str};
 use kindling::element::OwnedRecord;
@@ -11,6 +12,10 @@ use std::time::Duration;
 
 /// Longer than any run.
 const NEVER: Duration = Duration::from_secs(100 * 86_400);
+const HOUR: i64 = 3_600_000;
+
+/// An aggregate that never returns on poisoned rows. Rows beside them may be rejected with them: how many calls are tried is bounded.
+pub const ENDLESS: &str = "aggregate_loop";
 
 /// What a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +81,8 @@ pub enum Shape {
     Rows,
     /// A windowed aggregation.
     Windows { kind: Kind, emit: Emit, processing: bool },
+    /// A keyed process.
+    Process(Process),
 }
 
 /// Guests in the pipeline.
@@ -86,6 +93,8 @@ pub enum Guests {
     Hostile(&'static str),
     /// A good aggregate, and other versions of it that are swapped in.
     Swapped,
+    /// A keyed process.
+    Accounts,
 }
 
 /// All that a seed says of job and input.
@@ -120,6 +129,7 @@ impl Case {
             disorder: random.below(8) as i64,
             lateness: if with_lateness { random.below(3) as i64 * random.below(12) as i64 } else { 0 },
             max_future: 30,
+            ttl: None,
         };
         let guests = match (shape, random.below(8)) {
             (Shape::Rows, _) => Guests::None,
@@ -142,7 +152,7 @@ impl Case {
             probation_epochs: 1 + random.below(3) as u32,
             ..JobLimits::default()
         };
-        Self {
+        let mut case = Self {
             shape,
             bounds,
             keyed: !random.one_in(6) || matches!(shape, Shape::Windows { kind: Kind::Global, .. }),
@@ -155,6 +165,45 @@ impl Case {
             idles,
             with_disks: random.one_in(8),
             with_spill,
+        };
+        // By numbers of its own, so that seeds of before are what they were.
+        case.vary(&mut Random::of_seed(random.below(u64::MAX)));
+        case
+    }
+
+    /// Guests that never return; global windows whose keys are forgotten; windows by the calendar, with hours in the place of milliseconds.
+    fn vary(&mut self, random: &mut Random) {
+        if matches!(self.guests, Guests::Hostile(_)) && random.one_in(6) {
+            self.guests = Guests::Hostile(ENDLESS);
+        }
+        let Shape::Windows { kind, processing: false, .. } = &mut self.shape else { return };
+        match kind {
+            Kind::Global if !random.one_in(3) => self.bounds.ttl = Some(2 + random.below(40) as i64),
+            Kind::Hopping { duration, slide, .. } if duration == slide && random.one_in(3) => {
+                let weeks = random.one_in(4);
+                *kind = Kind::Calendar { days: if weeks { 7 } else { 1 + random.below(2) as i64 }, weeks };
+                // Five days before clocks change, and a shift that is not a whole day.
+                let start = [1_774_310_400_000, 1_792_454_400_000][random.below(2) as usize] + random.below(24) as i64 * HOUR;
+                for feed in &mut self.feeds {
+                    if let Feed::Row { item, .. } = feed {
+                        item.time = start + item.time * HOUR;
+                        item.written = item.written.map(|written| start + written * HOUR);
+                    }
+                }
+                let Bounds { disorder, lateness, max_future, .. } = &mut self.bounds;
+                [disorder, lateness, max_future].into_iter().for_each(|bound| *bound *= HOUR);
+                self.limits.max_drift = self.limits.max_drift.map(|drift| drift * HOUR as u32);
+            }
+            _ => {}
+        }
+    }
+
+    /// Windows of event time: they have a watermark.
+    pub fn is_timed(&self) -> bool {
+        match self.shape {
+            Shape::Rows => false,
+            Shape::Windows { kind: Kind::Global | Kind::Count { .. }, .. } => self.bounds.ttl.is_some(),
+            Shape::Windows { processing, .. } => !processing,
         }
     }
 
@@ -166,19 +215,23 @@ impl Case {
     fn yaml(&self) -> String {
         let mut text =
             "name: sim\nsource: { name: stdin }\npipeline:\n  - operation: parse\n    parse:\n      parameters:\n".to_owned();
-        for (path, kind) in [("st", "milliToTimestamp"), ("k", "string"), ("v", "long"), ("s", "string")] {
+        let unit = if matches!(self.shape, Shape::Process(_)) { "secondToTimestamp" } else { "milliToTimestamp" };
+        for (path, kind) in [("st", unit), ("k", "string"), ("v", "long"), ("s", "string")] {
             text += &format!("        - {{ jsonPath: {path}, outputType: {kind}, outputCol: {path} }}\n");
         }
         if self.filtered {
             text += "  - operation: filter\n    where: v % 3 <> 0\n";
         }
-        let Shape::Windows { kind, emit, processing } = self.shape else {
-            return text + "  - operation: project\n    columns: { k: k, v: v }\n";
+        let (kind, emit, processing) = match self.shape {
+            Shape::Rows => return text + "  - operation: project\n    columns: { k: k, v: v }\n",
+            Shape::Process(process) => return text + &process.yaml(self.bounds.disorder),
+            Shape::Windows { kind, emit, processing } => (kind, emit, processing),
         };
-        let Bounds { disorder, lateness, max_future } = self.bounds;
+        let Bounds { disorder, lateness, max_future, ttl } = self.bounds;
         let time = match kind {
             _ if processing => "time: processing".to_owned(),
-            Kind::Global | Kind::Count { .. } => "timestampColumn: st".to_owned(),
+            _ if !self.is_timed() => "timestampColumn: st".to_owned(),
+            Kind::Global => format!("timestampColumn: st, watermark: {disorder}ms, maxFuture: {max_future}ms"),
             _ => {
                 format!("timestampColumn: st, watermark: {disorder}ms, allowedLateness: {lateness}ms, maxFuture: {max_future}ms")
             }
@@ -191,12 +244,12 @@ impl Case {
         let keys = if self.keyed { "[k]" } else { "[]" };
         text += &format!("  - operation: window_aggregate\n    window: {{ {}, {time} }}\n    emit: {emit}\n", kind.yaml());
         if matches!(kind, Kind::Global | Kind::Count { .. }) {
-            text += "    ttl: 3650.days\n";
+            text += &ttl.map_or_else(|| "    ttl: 3650.days\n".to_owned(), |ttl| format!("    ttl: {ttl}ms\n"));
         }
         text += &format!("    groupByKeys: {keys}\n    aggregations:\n      - {{ reducer: count, outputColumn: count }}\n");
         text += "      - { reducer: sum, inputColumns: [v], outputColumn: sum }\n";
         let guest = match self.guests {
-            Guests::None => return text,
+            Guests::None | Guests::Accounts => return text,
             Guests::Hostile(function) => function,
             Guests::Swapped => "victim_count",
         };
@@ -226,10 +279,10 @@ impl Case {
     /// Nothing depends on where epochs end.
     pub fn is_cut_free(&self) -> bool {
         let by_epoch = match self.shape {
-            Shape::Rows => false,
+            Shape::Rows | Shape::Process(_) => false,
             Shape::Windows { kind, processing, .. } => processing || (self.partitions > 1 && matches!(kind, Kind::Count { .. })),
         };
-        !by_epoch && !self.idles && self.guests != Guests::Swapped
+        !by_epoch && !self.idles && ![Guests::Swapped, Guests::Hostile(ENDLESS)].contains(&self.guests)
     }
 
     /// The committed rows of each partition by offset, once all of the input is there: worked out here a second time.

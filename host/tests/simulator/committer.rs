@@ -86,15 +86,19 @@ impl SimCommitter {
         let mut state = self.shared.lock();
         state.producer(self.process, self.epoch, "begin")?;
         state.produce("sink", &commit.outputs);
+        for (_, rows) in &commit.named {
+            // The one that there is.
+            state.produce("quiet", rows);
+        }
         state.produce("late", &commit.late);
         state.produce("rejects", &commit.rejects);
         let time = state.now_ms();
         let mut place = Place { offsets: BTreeMap::new(), time: Some(time) };
-        for change in &commit.changes {
+        for (shard, key, value) in commit.changes.iter() {
             let lost = state.mutant == Some(Mutant::ChangeLost) && state.random.one_in(20);
             if !lost {
-                let offset = state.broker.log(usize::from(change.shard), &change.key, change.value.as_deref(), time);
-                place.offsets.insert(i32::from(change.shard), offset);
+                let offset = state.broker.log(usize::from(shard), key, value, time);
+                place.offsets.insert(i32::from(shard), offset);
             }
         }
         place.offsets.insert(0, state.broker.log(0, META_KEY, Some(stored), time));

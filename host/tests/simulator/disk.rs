@@ -6,10 +6,11 @@
 
 use crate::broker::{Broker, META_KEY};
 use crate::definition::Random;
+use crate::files::files_below;
 use kindling::output::replay::{Place, REMOVALS_KEPT_MS, Stored, note};
 use kindling::output::{Change, CommitError};
+use kindling::state::bulk::Bulk;
 use kindling::state::tree::{Tree, TreeError};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A place of the changelog, so far behind that removals may be gone.
@@ -20,7 +21,7 @@ pub struct Disk {
     path: PathBuf,
     tree: Option<Tree>,
     /// Changes of committed epochs that are not in the tree yet, and the notes that go with them.
-    gathered: Vec<Change>,
+    gathered: Bulk,
     stored: Vec<u8>,
     place: Place,
 }
@@ -37,7 +38,7 @@ fn opened(path: &Path) -> Result<Tree, CommitError> {
 
 impl Disk {
     pub fn new(path: PathBuf) -> Self {
-        Self { path, tree: None, gathered: Vec::new(), stored: Vec::new(), place: Place::default() }
+        Self { path, tree: None, gathered: Bulk::default(), stored: Vec::new(), place: Place::default() }
     }
 
     /// The state as the tree and the changelog behind it tell it.
@@ -56,7 +57,7 @@ impl Disk {
     }
 
     fn restored(&mut self, broker: &Broker, now_ms: i64) -> Result<Vec<Change>, CommitError> {
-        self.gathered.clear();
+        self.gathered = Bulk::default();
         let mut tree = match self.tree.take() {
             Some(tree) => tree,
             None => opened(&self.path)?,
@@ -71,10 +72,9 @@ impl Disk {
                 records(broker, &Place::default())
             }
         };
-        let changes = last_of_each(changes);
         match &stored {
-            Some(stored) => note(&tree, &changes, stored, &place)?,
-            None => tree.apply(&changes, &[], false)?,
+            Some(stored) => note(&tree, changes.sorted(), stored, &place)?,
+            None => tree.apply(changes.sorted(), &[], false)?,
         }
         (self.stored, self.place) = (stored.unwrap_or_default(), place);
         let mut entries = Vec::new();
@@ -84,8 +84,8 @@ impl Disk {
     }
 
     /// An epoch has been committed; the tree follows now and then.
-    pub fn follow(&mut self, changes: Vec<Change>, stored: Vec<u8>, place: Place, writes: bool) {
-        self.gathered.extend(changes);
+    pub fn follow(&mut self, changes: Bulk, stored: Vec<u8>, place: Place, writes: bool) {
+        self.gathered.append(changes);
         self.stored = stored;
         self.place.advance(place);
         if writes {
@@ -96,8 +96,7 @@ impl Disk {
     fn write(&mut self) {
         let gathered = std::mem::take(&mut self.gathered);
         let Some(tree) = &self.tree else { return };
-        let changes = last_of_each(gathered);
-        if !self.stored.is_empty() && note(tree, &changes, &self.stored, &self.place).is_err() {
+        if !self.stored.is_empty() && note(tree, gathered.sorted(), &self.stored, &self.place).is_err() {
             self.tree = None;
         }
     }
@@ -116,13 +115,8 @@ impl Disk {
     }
 }
 
-fn last_of_each(changes: Vec<Change>) -> Vec<Change> {
-    let last: BTreeMap<(u16, Vec<u8>), Option<Vec<u8>>> = changes.into_iter().map(|c| ((c.shard, c.key), c.value)).collect();
-    last.into_iter().map(|((shard, key), value)| Change { shard, key, value }).collect()
-}
-
 /// Changes, the last position, and how far they go.
-type Read = (Vec<Change>, Option<Vec<u8>>, Place);
+type Read = (Bulk, Option<Vec<u8>>, Place);
 
 /// What the tree lacks; none where it can't be built upon.
 fn behind(broker: &Broker, known: &Stored, place: Place, now_ms: i64) -> Option<Read> {
@@ -139,7 +133,7 @@ fn behind(broker: &Broker, known: &Stored, place: Place, now_ms: i64) -> Option<
 }
 
 fn records(broker: &Broker, from: &Place) -> Read {
-    let (mut changes, mut stored, mut place) = (Vec::new(), None, from.clone());
+    let (mut changes, mut stored, mut place) = (Bulk::default(), None, from.clone());
     for (shard, partition) in broker.changelog.iter().enumerate() {
         let first = from.offsets.get(&(shard as i32)).copied().unwrap_or(0);
         for record in partition.records.iter().filter(|r| r.offset >= first) {
@@ -147,7 +141,7 @@ fn records(broker: &Broker, from: &Place) -> Read {
             if record.key == META_KEY {
                 stored.clone_from(&record.value);
             } else {
-                changes.push(Change { shard: shard as u16, key: record.key.clone(), value: record.value.clone() });
+                changes.push(shard as u16, &record.key, record.value.as_deref());
             }
         }
     }
@@ -175,18 +169,10 @@ pub fn harm(path: &Path, random: &mut Random) -> &'static str {
     }
 }
 
-/// The files below, in order.
-fn files(path: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
-    let mut all: Vec<PathBuf> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
-    all.sort();
-    all.into_iter().flat_map(|p| if p.is_dir() { files(&p) } else { vec![p] }).collect()
-}
-
 /// One of the files, by thousandths of all bytes that are written, and the place within it.
 fn place(path: &Path, at: u64) -> Option<(PathBuf, Vec<u8>, usize)> {
     let files: Vec<(PathBuf, Vec<u8>)> =
-        files(path).into_iter().filter_map(|p| Some((p.clone(), std::fs::read(&p).ok()?))).collect();
+        files_below(path).into_iter().map(|p| path.join(p)).filter_map(|p| Some((p.clone(), std::fs::read(&p).ok()?))).collect();
     // The journal is made long at once, and is zeros behind its end.
     let written = |bytes: &[u8]| bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
     let all: usize = files.iter().map(|(_, bytes)| written(bytes)).sum();

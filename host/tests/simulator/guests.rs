@@ -6,6 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+/// A call that a busy machine interrupts would make a run another one.
+const CALL_TIME: Duration = Duration::from_secs(60);
+/// Of guests that never return; each of their calls takes as long.
+const CALL_TIME_ENDLESS: Duration = Duration::from_millis(100);
+
 /// A version that is swapped in.
 pub struct Swap {
     pub plugin: Arc<Plugin>,
@@ -18,7 +23,10 @@ pub struct Swap {
 /// All of them.
 pub struct Loaded {
     pub hostile: PluginSet,
+    /// The same, with little time for a call.
+    pub endless: PluginSet,
     pub victim: PluginSet,
+    pub accounts: PluginSet,
     pub swaps: Vec<Swap>,
 }
 
@@ -28,18 +36,21 @@ pub fn loaded() -> &'static Loaded {
     LOADED.get_or_init(|| {
         let guests = std::env::var("KINDLING_TEST_GUESTS");
         let guests = guests.expect("KINDLING_TEST_GUESTS is not set: run tests/run, or tests/guests/build DIR and set it to DIR");
-        // No guest here runs for long. A call that a busy machine interrupts would make a run another one.
-        let limits = GuestLimits { call_time: Duration::from_secs(60), ..GuestLimits::default() };
-        let engine = GuestEngine::new(limits, None).expect("an engine");
-        let load = |name: &str| {
+        let engine = |call_time| GuestEngine::new(GuestLimits { call_time, ..GuestLimits::default() }, None).expect("an engine");
+        let (patient, hasty) = (engine(CALL_TIME), engine(CALL_TIME_ENDLESS));
+        let load_by = |engine: &Arc<GuestEngine>, name: &str| {
             let path = PathBuf::from(&guests).join("evil").join(format!("{name}.wasm"));
-            Plugin::load(&engine, &path).unwrap_or_else(|e| panic!("{e}"))
+            Plugin::load(engine, &path).unwrap_or_else(|e| panic!("{e}"))
         };
-        let set = |name: &str| PluginSet::empty().with(load(name)).expect("one plugin");
+        let load = |name: &str| load_by(&patient, name);
+        let one = |plugin| PluginSet::empty().with(plugin).expect("one plugin");
+        let set = |name: &str| one(load(name));
         let swap = |name: &str, fails_on_any, fails_in_merge| Swap { plugin: load(name), fails_on_any, fails_in_merge };
         Loaded {
             hostile: set("hostile"),
+            endless: one(load_by(&hasty, "hostile")),
             victim: set("victim_1_0_0"),
+            accounts: set("accounts"),
             swaps: vec![
                 swap("victim_1_1_0", false, false),
                 swap("victim_2_poison_traps", false, false),

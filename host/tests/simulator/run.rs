@@ -1,7 +1,7 @@
 //! One run: the world decides step by step who does what, until the input has ended and a process has come to its end.
 
 use crate::broker::{Broker, Committed, Fate, Produced};
-use crate::case::{Case, Feed, Guests, Shape};
+use crate::case::{Case, ENDLESS, Feed, Guests, Shape};
 use crate::committer::SimCommitter;
 use crate::definition::Random;
 use crate::disk::{Disk, harm};
@@ -124,8 +124,10 @@ pub fn run(case: &Case, random: Random, weather: Weather, mutant: Option<Mutant>
     let pipeline = case.pipeline();
     let plugins = match case.guests {
         Guests::None => PluginSet::empty(),
+        Guests::Hostile(ENDLESS) => loaded().endless.clone(),
         Guests::Hostile(_) => loaded().hostile.clone(),
         Guests::Swapped => loaded().victim.clone(),
+        Guests::Accounts => loaded().accounts.clone(),
     };
     let plan = plan::build(&pipeline, &plugins).unwrap_or_else(|e| panic!("{e}\n{}", case.about()));
     let names = (0..case.partitions).map(|p| PartitionName { topic: "input".into(), partition: p as i32 }).collect();

@@ -1,14 +1,14 @@
 //! What was committed against what the input and the definition say: nothing lost, nothing doubled, every row in one place.
 
 use crate::broker::{Broker, Committed};
-use crate::case::{Case, Guests, Item, Nature, Shape};
+use crate::case::{Case, ENDLESS, Guests, Item, Nature, Shape};
 use crate::definition::{Fate, Row, Window, expected};
 use crate::world::State;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// A row's place: partition and offset.
-type At = (usize, i64);
+pub type At = (usize, i64);
 type Key = Option<String>;
 
 /// Everything that a reader of the committed output has in the end; the same for all runs of a case whose partitions never idle.
@@ -18,6 +18,8 @@ pub struct Final {
     pub windows: Vec<(Window<Key>, Option<i64>)>,
     /// Values of rows that are results themselves.
     pub rows: Vec<i64>,
+    /// What a process gave, with the name of its output.
+    pub given: Vec<String>,
     /// Late rows with how late they were.
     pub late: BTreeMap<At, i64>,
     /// Rejected rows with their reason; whether a guest did it.
@@ -32,6 +34,9 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
     let broker = &state.broker;
     let got = outputs(case, broker)?;
     let rows = rows(case, broker)?;
+    if let Shape::Process(process) = case.shape {
+        return crate::process::verify(case, process, &rows, got, broker.table().len());
+    }
     let mut kept: Vec<(At, Row<Key>)> = Vec::new();
     let (mut poisoned, mut values) = (Vec::new(), Vec::new());
     for (at, epoch, item) in &rows {
@@ -63,6 +68,7 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
     };
     let of: Vec<Row<Key>> = kept.iter().map(|(_, row)| row.clone()).collect();
     let (windows, fates) = expected(kind, case.window_bounds(), &of);
+    let may_fail = state.fails_on_any || case.guests == Guests::Hostile(ENDLESS);
     let mut late = BTreeMap::new();
     for ((at, row), fate) in kept.iter().zip(&fates) {
         let rejected = got.rejects.get(at);
@@ -72,7 +78,7 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
             (Fate::Future, None) if is_dropped => {}
             (Fate::Late(by), None) => late.extend((!is_dropped).then_some((*at, *by))),
             (Fate::Counted, None) => {}
-            (Fate::Counted, Some((_, true))) if state.fails_on_any || poisoned.contains(at) => {}
+            (Fate::Counted, Some((_, true))) if may_fail || poisoned.contains(at) => {}
             (fate, rejected) => return Err(format!("{row:?} at {at:?} is {fate:?}, and {rejected:?}")),
         }
         let must = matches!(case.guests, Guests::Hostile(_)) && poisoned.contains(at) && *fate == Fate::Counted;
@@ -97,7 +103,7 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
     Ok(got)
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, want: &[T], got: &[T]) -> Result<(), String> {
+pub fn same<T: PartialEq + std::fmt::Debug>(what: &str, want: &[T], got: &[T]) -> Result<(), String> {
     if want == got {
         return Ok(());
     }
@@ -111,7 +117,7 @@ impl Case {
         match self.shape {
             // Nothing is late, and nothing lies in the future.
             Shape::Windows { processing: true, .. } => {
-                crate::definition::Bounds { disorder: i64::MAX / 4, lateness: 0, max_future: i64::MAX / 4 }
+                crate::definition::Bounds { disorder: i64::MAX / 4, lateness: 0, max_future: i64::MAX / 4, ttl: None }
             }
             _ => self.bounds,
         }
@@ -119,19 +125,21 @@ impl Case {
 }
 
 fn row(case: &Case, (partition, _): At, epoch: &Epoch, item: &Item, counts: bool) -> Row<Key> {
-    let Shape::Windows { processing, kind, .. } = case.shape else {
+    let Shape::Windows { processing, .. } = case.shape else {
         return Row { partition, key: None, time: 0, written: None, value: item.value, counts, floor: i64::MIN };
     };
     // Bounds of the future are those of windows of time.
-    let is_timed = !matches!(kind, crate::definition::Kind::Count { .. } | crate::definition::Kind::Global);
+    let is_timed = case.is_timed();
+    let has_closed = processing || case.idles && is_timed;
     Row {
         partition,
         key: item.key.clone().filter(|_| case.keyed),
         time: if processing { epoch.now } else { item.time },
-        written: item.written.filter(|_| is_timed && !processing),
+        written: item.written.filter(|_| is_timed),
         value: item.value,
         counts,
-        floor: if case.idles && is_timed && !processing { epoch.closed_before } else { i64::MIN },
+        // Epochs of one moment: what the first has closed is closed to the next.
+        floor: if has_closed { epoch.closed_before } else { i64::MIN },
     }
 }
 
@@ -139,7 +147,7 @@ fn row(case: &Case, (partition, _): At, epoch: &Epoch, item: &Item, counts: bool
 #[derive(Clone, Copy, Debug)]
 pub struct Epoch {
     now: i64,
-    closed_before: i64,
+    pub closed_before: i64,
 }
 
 /// The rows of the input in the order of epochs, each once: the ranges of the committed epochs have neither gaps nor overlaps.
@@ -171,10 +179,15 @@ fn rows(case: &Case, broker: &Broker) -> Result<Vec<(At, Epoch, Item)>, String> 
 
 fn outputs(case: &Case, broker: &Broker) -> Result<Final, String> {
     let mut table: BTreeMap<(Option<Vec<u8>>, usize), Value> = BTreeMap::new();
-    let mut got = Final { windows: Vec::new(), rows: Vec::new(), late: BTreeMap::new(), rejects: BTreeMap::new() };
+    let mut got =
+        Final { windows: Vec::new(), rows: Vec::new(), given: Vec::new(), late: BTreeMap::new(), rejects: BTreeMap::new() };
     let all = broker.committed.iter().flat_map(|c| &c.produced);
     for (i, produced) in all.enumerate() {
         let parsed = produced.value.as_deref().map(serde_json::from_slice::<Value>).transpose().map_err(|e| e.to_string())?;
+        if let (Shape::Process(_), "sink" | "quiet", Some(value)) = (case.shape, produced.topic, &parsed) {
+            got.given.push(format!("{} {value}", produced.topic));
+            continue;
+        }
         if produced.topic == "sink" {
             let key = (produced.key.clone(), if case.upserts() { 0 } else { i });
             let Some(value) = parsed else {
@@ -206,15 +219,18 @@ fn outputs(case: &Case, broker: &Broker) -> Result<Final, String> {
         match case.shape {
             Shape::Rows => got.rows.push(value["v"].as_i64().ok_or_else(|| format!("no value in {value}"))?),
             Shape::Windows { .. } => got.windows.push(window(case, value)?),
+            Shape::Process(_) => return Err(format!("not a row: {value}")),
         }
     }
     got.rows.sort_unstable();
     got.windows.sort();
+    got.given.sort();
     Ok(got)
 }
 
 fn window(case: &Case, value: &Value) -> Result<(Window<Key>, Option<i64>), String> {
-    if case.upserts() && value["isFinal"] != true {
+    // A key that is forgotten gives no last result.
+    if case.upserts() && value["isFinal"] != true && case.bounds.ttl.is_none() {
         return Err(format!("not final in the end: {value}"));
     }
     let number = |name: &str| value[name].as_i64().ok_or_else(|| format!("no {name} in {value}"));

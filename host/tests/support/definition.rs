@@ -32,11 +32,28 @@ impl Random {
 /// A kind of window; times in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    Hopping { duration: i64, slide: i64, offset: i64 },
-    Cumulative { size: i64, step: i64 },
-    Session { gap: i64 },
-    Count { every: i64, slide: i64 },
+    Hopping {
+        duration: i64,
+        slide: i64,
+        offset: i64,
+    },
+    Cumulative {
+        size: i64,
+        step: i64,
+    },
+    Session {
+        gap: i64,
+    },
+    Count {
+        every: i64,
+        slide: i64,
+    },
     Global,
+    /// So many days by the clocks of Berlin, counted from 1970-01-01, or weeks from Monday.
+    Calendar {
+        days: i64,
+        weeks: bool,
+    },
 }
 
 impl Kind {
@@ -69,6 +86,10 @@ impl Kind {
             Self::Session { gap } => format!("type: session, gap: {gap}ms"),
             Self::Count { every, slide } => format!("type: count, every: {every}, slide: {slide}"),
             Self::Global => "type: global".into(),
+            Self::Calendar { days, weeks } => {
+                let unit = if weeks { "week" } else { "day" };
+                format!("duration: {}.{unit}, timezone: Europe/Berlin", if weeks { days / 7 } else { days })
+            }
         }
     }
 
@@ -84,10 +105,27 @@ impl Kind {
                 (first..first + 5).flat_map(|n| (1..=size / step).map(move |m| (n * size, n * size + m * step))).collect()
             }
             Self::Global => vec![(i64::MIN, i64::MAX)],
+            Self::Calendar { days, weeks } => {
+                // 1970-01-01 was a Thursday.
+                let from = if weeks { -3 } else { 0 };
+                let first = (time / DAY - from).div_euclid(days) - 2;
+                (first..first + 5).map(|n| (midnight(n * days + from), midnight((n + 1) * days + from))).collect()
+            }
             Self::Session { .. } | Self::Count { .. } => Vec::new(),
         };
         all.into_iter().filter(|(start, end)| *start <= time && time < *end).collect()
     }
+}
+
+const DAY: i64 = 86_400_000;
+/// When clocks in Berlin are two hours ahead of UTC, else one: 2026-03-29T01:00Z to 2026-10-25T01:00Z.
+const SUMMER: std::ops::Range<i64> = 1_774_746_000_000..1_792_890_000_000;
+
+/// When the day with this number since 1970 begins in Berlin; in 2026.
+fn midnight(day: i64) -> i64 {
+    let winter = day * DAY - 3_600_000;
+    let summer = winter - 3_600_000;
+    if SUMMER.contains(&summer) { summer } else { winter }
 }
 
 /// How a job tells time; milliseconds.
@@ -99,6 +137,8 @@ pub struct Bounds {
     pub lateness: i64,
     /// How far ahead of its record an event time may be.
     pub max_future: i64,
+    /// Keys of a global window are forgotten so long after their last row.
+    pub ttl: Option<i64>,
 }
 
 /// A row, in the order of its partition.
@@ -155,7 +195,10 @@ pub fn expected<K: Ord + Clone>(kind: Kind, bounds: Bounds, rows: &[Row<K>]) -> 
         if is_ahead {
             *watermark = (*watermark).max(row.written.map_or(row.time, |w| w.min(row.time)) - bounds.disorder);
         }
+        // What a row finds of a key that is forgotten is what its own watermark leaves.
+        let at = if bounds.ttl.is_some() { at.max(*watermark) } else { at };
         let ends: Vec<i64> = match kind {
+            Kind::Global if bounds.ttl.is_some() => vec![row.time + bounds.ttl.unwrap_or_default()],
             Kind::Session { gap } => vec![row.time + gap],
             Kind::Count { .. } | Kind::Global => vec![i64::MAX - bounds.lateness],
             _ => kind.windows(row.time).into_iter().map(|(_, end)| end).collect(),
@@ -169,6 +212,7 @@ pub fn expected<K: Ord + Clone>(kind: Kind, bounds: Bounds, rows: &[Row<K>]) -> 
     let windows = match kind {
         Kind::Session { gap } => sessions(gap + bounds.lateness, gap, counted),
         Kind::Count { every, slide } => counts(every, slide, &counted),
+        Kind::Global if bounds.ttl.is_some() => lives(bounds.ttl.unwrap_or_default(), counted),
         _ => aligned(kind, bounds.lateness, &counted),
     };
     (windows, fates)
@@ -185,6 +229,22 @@ fn aligned<K: Ord + Clone>(kind: Kind, lateness: i64, rows: &[(i64, &Row<K>)]) -
         }
     }
     windows.into_iter().map(|((key, start, end), (rows, sum))| Window { key, start, end, rows, sum }).collect()
+}
+
+/// The last life of each key, in the order of watermarks, whichever partition rows are of.
+fn lives<K: Ord + Clone>(ttl: i64, mut rows: Vec<(i64, &Row<K>)>) -> Vec<Window<K>> {
+    rows.sort_by_key(|(watermark, _)| *watermark);
+    // Greatest event time, rows, sum.
+    let mut lives = BTreeMap::<K, (i64, i64, i64)>::new();
+    for (watermark, row) in rows {
+        let life = lives.entry(row.key.clone()).or_insert((row.time, 0, 0));
+        if life.0 + ttl <= watermark {
+            *life = (row.time, 0, 0);
+        }
+        *life = (life.0.max(row.time), life.1 + 1, life.2 + row.value);
+    }
+    let window = |(key, (_, rows, sum))| Window { key, start: i64::MIN, end: i64::MAX, rows, sum };
+    lives.into_iter().map(window).collect()
 }
 
 /// In the order of watermarks, whichever partition rows are of.

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod own_broker;
+pub mod swipes;
 
 use kindling::config::spec::GenerateSpec;
 use kindling::ingest::generate;

@@ -81,9 +81,9 @@ const HOPPING: Case = Case { name: "hopping", kind: Kind::Hopping, size: 6_000, 
 const SESSION: Case =
     Case { name: "session", kind: Kind::Session, size: 3_003, slide: 3_003, bound: 1_001, behind: Behind::Apart, ..TUMBLING };
 
-/// All cases. Where a case has several partitions and rows behind the watermark, or sessions with any such rows, engines are meant to differ (see
-/// host/docs/windows.md); those are left out, or asked of the engine that has the same rule only.
-pub const CASES: [Case; 11] = [
+/// All cases. Where rows behind the watermark are in sessions of other rows, engines are meant to differ (see host/docs/windows.md). A partition's rows
+/// are judged by its own watermark: Kafka Streams has a task a partition here, and Flink is asked with windows of each partition's own.
+pub const CASES: [Case; 15] = [
     TUMBLING,
     Case { name: "tumbling-lateness", lateness: 1_500, ..TUMBLING },
     HOPPING,
@@ -91,11 +91,14 @@ pub const CASES: [Case; 11] = [
     Case { name: "hopping-uneven", size: 5_000, slide: 3_000, ..HOPPING },
     SESSION,
     Case { name: "session-lateness", lateness: 1_501, ..SESSION },
+    Case { name: "session-short", size: 503, slide: 503, ..SESSION },
+    Case { name: "session-long-lateness", size: 9_003, slide: 9_003, lateness: 701, ..SESSION },
     Case { name: "tumbling-partitions", partitions: 4, behind: Behind::None, ..TUMBLING },
     Case { name: "session-partitions", partitions: 4, behind: Behind::None, ..SESSION },
-    // Kafka Streams has a task a partition here, and its stream time is then the partition's own.
-    Case { name: "tumbling-partitions-late", partitions: 4, lateness: 500, oracles: &[Oracle::Streams], ..TUMBLING },
-    Case { name: "hopping-partitions-late", partitions: 4, oracles: &[Oracle::Streams], ..HOPPING },
+    Case { name: "session-partitions-late", partitions: 4, ..SESSION },
+    Case { name: "session-partitions-lateness", partitions: 4, lateness: 1_501, ..SESSION },
+    Case { name: "tumbling-partitions-late", partitions: 4, lateness: 500, ..TUMBLING },
+    Case { name: "hopping-partitions-late", partitions: 4, ..HOPPING },
 ];
 
 /// A row of the input.

@@ -12,7 +12,7 @@ use crate::operator::epoch::{RejectedRow, RowError, TaskEpoch};
 use crate::operator::isolate::Budget;
 use crate::operator::merge::{external, external_store};
 use crate::state::store::{Slot, Store, Update};
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use datafusion::error::Result;
 use std::sync::Arc;
 
@@ -67,6 +67,15 @@ struct Lives<'t> {
     looked: Vec<u32>,
 }
 
+/// What is to be stored of some keys.
+struct After {
+    /// Their numbers.
+    keys: Vec<usize>,
+    kept: Vec<Kept>,
+    /// A column a field of the guest's state.
+    states: Vec<ArrayRef>,
+}
+
 impl ProcessCloser {
     /// Closes an epoch.
     ///
@@ -78,11 +87,15 @@ impl ProcessCloser {
         let store = closing.store;
         let woken = self.woken(closing)?;
         let groups = self.groups(closing, &table, woken.into_iter())?;
-        let slots: Vec<Slot> = groups.keys.iter().map(|key| (LIVE, key.clone())).collect();
-        store.fetch(&slots).map_err(external_store)?;
-        let stored = slots.iter().map(|(pane, key)| store.get(*pane, key).map_err(external_store));
-        let stored: Vec<Option<&[u8]>> = stored.collect::<Result<_>>()?;
-        let (kept, columns) = decode(&self.states, stored.iter().flatten().copied()).map_err(external)?;
+        store.fetch(&groups.slots).map_err(external_store)?;
+        let mut stored: Vec<Option<&[u8]>> = Vec::with_capacity(groups.slots.len());
+        let mut found = Vec::with_capacity(groups.slots.len());
+        for (pane, key) in &groups.slots {
+            let slot = store.get(*pane, key).map_err(external_store)?;
+            stored.push(slot);
+            found.extend(slot);
+        }
+        let (kept, columns) = decode(&self.states, &found).map_err(external)?;
         let mut read = kept.into_iter().enumerate();
         let current = stored.iter().map(|slot| match slot.and_then(|_| read.next()) {
             Some((row, kept)) => Current { state: Some((1, row)), kept },
@@ -93,7 +106,16 @@ impl ProcessCloser {
         let mut work = Work::new(self, closing, (&table, &groups), columns, current);
         work.run(lives.calls, budget)?;
         lives.ended.iter().for_each(|key| work.end(*key));
-        let mut out = self.changes(closing, &groups, &stored, &lives.looked, work)?;
+        let (mut out, after) = self.after(closing, &groups, &stored, &lives.looked, work)?;
+        let mut slots = groups.slots;
+        let set = |i: usize, bytes: Vec<u8>| {
+            let key = after.keys[i];
+            if stored[key] != Some(bytes.as_slice()) {
+                let key = std::mem::take(&mut slots[key].1);
+                out.closed.updates.push(Update { pane: LIVE, key, state: bytes.into() });
+            }
+        };
+        encode(&self.states, &after.kept, after.states, set).map_err(external)?;
         out.closed.updates.extend(waiting.updates);
         out.closed.removed.extend(waiting.released);
         Ok(out)
@@ -154,20 +176,20 @@ impl ProcessCloser {
         lives
     }
 
-    /// What is to be stored of the keys that were looked at; `stored` by key.
-    fn changes(
+    /// What the keys that were looked at have come to; `stored` by key.
+    fn after(
         &self,
         closing: &ProcessClosing<'_>,
         groups: &Groups,
         stored: &[Option<&[u8]>],
         looked: &[u32],
         mut work: Work<'_>,
-    ) -> Result<Processed> {
+    ) -> Result<(Processed, After)> {
         let mut out = std::mem::take(&mut work.out);
         let closed = &mut out.closed;
         let (mut keys, mut places, mut kept): (Vec<usize>, Vec<Place>, Vec<Kept>) = (Vec::new(), Vec::new(), Vec::new());
         for key in looked.iter().map(|key| *key as usize) {
-            let name = || groups.keys[key].clone();
+            let name = || groups.slots[key].1.clone();
             let Some(place) = work.current[key].state else {
                 if stored[key].is_some() {
                     closed.removed_slots.push((LIVE, name()));
@@ -195,14 +217,6 @@ impl ProcessCloser {
             places.push(place);
             kept.push(now);
         }
-        let states = work.gather(&places)?;
-        let set = |i: usize, bytes: Vec<u8>| {
-            let key = keys[i];
-            if stored[key] != Some(bytes.as_slice()) {
-                closed.updates.push(Update { pane: LIVE, key: groups.keys[key].clone(), state: bytes.into() });
-            }
-        };
-        encode(&self.states, &kept, states, set).map_err(external)?;
-        Ok(out)
+        Ok((out, After { keys, kept, states: work.gather(&places)? }))
     }
 }

@@ -85,11 +85,8 @@ fn times(state: &[u8]) -> Result<([i64; TIMES], &[u8]), CodecError> {
 ///
 /// # Errors
 /// [`CodecError`] where bytes do not read back.
-pub(super) fn decode<'a>(
-    codec: &RowCodec,
-    states: impl Iterator<Item = &'a [u8]>,
-) -> Result<(Vec<Kept>, Vec<ArrayRef>), CodecError> {
-    let (mut kept, mut rows) = (Vec::new(), Vec::new());
+pub(super) fn decode(codec: &RowCodec, states: &[&[u8]]) -> Result<(Vec<Kept>, Vec<ArrayRef>), CodecError> {
+    let (mut kept, mut rows) = (Vec::with_capacity(states.len()), Vec::with_capacity(states.len()));
     for state in states {
         let ([touched, armed, armed_processing], row) = times(state)?;
         kept.push(Kept { touched, armed, armed_processing, ..Kept::default() });
@@ -186,10 +183,10 @@ mod tests {
         encode(&codec, &kept, states.clone(), |_, bytes| slots.push(bytes)).unwrap();
         assert_eq!(slots.iter().map(|s| armed(s)).collect::<Vec<_>>(), [(-3, i64::MAX), (1, 4)]);
         assert_eq!(slots.iter().map(|s| has_timers(s)).collect::<Vec<_>>(), [true, false]);
-        let (read, columns) = decode(&codec, slots.iter().map(Vec::as_slice)).unwrap();
+        let (read, columns) = decode(&codec, &slots.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
         assert_eq!((read.as_slice(), columns), (&kept[..], states));
         for end in 0..slots[0].len() {
-            assert!(decode(&codec, std::iter::once(&slots[0][..end])).is_err(), "{end} bytes");
+            assert!(decode(&codec, &[&slots[0][..end]]).is_err(), "{end} bytes");
         }
         assert_eq!(blank(&signature).len(), 2);
     }

@@ -22,10 +22,10 @@ use crate::config::spec::Order;
 use crate::operator::assigner::idle::LIVE;
 use crate::operator::epoch::KeyedRows;
 use crate::plan::{Plan, ProcessPlan};
-use crate::state::codec::RowCodec;
+use crate::state::codec::{CodecError, RowCodec};
 use crate::state::store::PaneId;
 use crate::state::timers::FirstTimer;
-use arrow::array::AsArray;
+use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{DataType, SchemaRef, TimestampMillisecondType};
 use std::sync::Arc;
 
@@ -67,6 +67,23 @@ impl ProcessCloser {
     /// The process.
     pub fn plan(&self) -> &ProcessPlan {
         &self.plan
+    }
+
+    /// Reads slots of keys: what Kindling keeps of each, and a column a field of the guest's state.
+    ///
+    /// # Errors
+    /// [`CodecError`] where bytes do not read back.
+    pub fn read(&self, slots: &[&[u8]]) -> Result<(Vec<Kept>, Vec<ArrayRef>), CodecError> {
+        kept::decode(&self.states, slots)
+    }
+
+    /// How many rows wait in a slot of [`WAITING`] rows.
+    ///
+    /// # Errors
+    /// [`CodecError`] where bytes do not read back.
+    pub fn waiting(&self, slot: &[u8]) -> Result<i64, CodecError> {
+        let mut count = 0;
+        rows::split(slot, |_| count += 1).map(|()| count)
     }
 
     /// Whether rows that were kept are late for what has been given since: then the epoch must be run again from that time.

@@ -5,6 +5,7 @@ use super::close::ProcessClosing;
 use super::kept::{waiting_before, waiting_pane};
 use crate::config::spec::Order;
 use crate::limits::ROW_COLUMN;
+use crate::operator::assigner::idle::LIVE;
 use crate::operator::columns::row_numbers;
 use crate::operator::merge::{external, external_store};
 use crate::state::codec::CodecError;
@@ -43,8 +44,8 @@ pub(super) struct Table {
 
 /// Rows by key.
 pub(super) struct Groups {
-    /// Encoded keys by number.
-    pub keys: Vec<Box<[u8]>>,
+    /// The slots of the keys by number.
+    pub slots: Vec<Slot>,
     /// Numbers of rows, key by key.
     order: Vec<u32>,
     /// Where those of each key end in `order`.
@@ -175,7 +176,8 @@ impl ProcessCloser {
         table: &Table,
         woken: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Groups> {
-        let mut numbers: HashMap<Box<[u8]>, u32, RandomState> = HashMap::default();
+        let count = table.times.len();
+        let mut numbers: HashMap<Box<[u8]>, u32, RandomState> = HashMap::with_capacity_and_hasher(count, RandomState::default());
         let mut number = |key: &[u8]| match numbers.get(key) {
             Some(number) => *number,
             None => {
@@ -184,7 +186,6 @@ impl ProcessCloser {
                 next
             }
         };
-        let count = table.times.len();
         let mut of_row = Vec::with_capacity(count);
         self.keys.encode(&self.key_columns(&table.rows), count, |_, key| of_row.push(number(key))).map_err(external)?;
         woken.for_each(|key| {
@@ -206,9 +207,9 @@ impl ProcessCloser {
             order[*at] = row as u32;
             *at += 1;
         }
-        let mut keys = vec![Box::default(); numbers.len()];
-        numbers.into_iter().for_each(|(key, number)| keys[number as usize] = key);
-        let mut groups = Groups { keys, order, ends };
+        let mut slots = vec![(LIVE, Box::default()); numbers.len()];
+        numbers.into_iter().for_each(|(key, number)| slots[number as usize].1 = key);
+        let mut groups = Groups { slots, order, ends };
         if self.plan.order == Order::EventTime {
             let mut start = 0;
             for end in &groups.ends {
@@ -222,7 +223,7 @@ impl ProcessCloser {
 }
 
 /// The rows of a slot of waiting rows.
-fn split(mut value: &[u8], mut each: impl FnMut(&[u8])) -> std::result::Result<(), CodecError> {
+pub(super) fn split(mut value: &[u8], mut each: impl FnMut(&[u8])) -> std::result::Result<(), CodecError> {
     let corrupt = |why: &str| CodecError::Corrupt { what: "waiting rows", why: why.to_owned() };
     while !value.is_empty() {
         let (length, rest) = value.split_at_checked(LENGTH_BYTES).ok_or_else(|| corrupt("a length is cut off"))?;

@@ -24,16 +24,8 @@ pub fn operator_of(key: &[u8]) -> Option<(u8, &[u8])> {
 
 impl JobCore {
     /// What stands before the keys of this operator's entries.
-    fn prefix(&self) -> Vec<u8> {
+    pub(super) fn prefix(&self) -> Vec<u8> {
         if self.number == 0 { Vec::new() } else { [&MARK[..], &[self.number]].concat() }
-    }
-
-    /// Makes changes what is stored of them.
-    pub(super) fn mark(&self, changes: &mut [Change]) {
-        let prefix = self.prefix();
-        if !prefix.is_empty() {
-            changes.iter_mut().for_each(|change| drop(change.key.splice(0..0, prefix.iter().copied())));
-        }
     }
 
     fn behind_meta(&self) -> BehindMeta {
@@ -154,6 +146,7 @@ impl JobCore {
             operators: self.plan.operators(),
             behind: self.operators().skip(1).map(Self::behind_meta).collect(),
             begun: self.begun.clone(),
+            entries: Some(self.operators().map(|core| core.store.slots() as u64).sum()),
             files: BTreeMap::new(),
         }
     }

@@ -1,7 +1,11 @@
 //! The hand-written loop: drains the topic, parses with sonic-rs, and counts in a hash map, in one thread. No watermarks, no state that
 //! outlives it, no output to Kafka: what a careful programmer writes in an afternoon.
 //!
-//!     bench-loop BROKERS TOPIC counts|types|filter|hopping|users|drain OUT_FILE
+//!     bench-loop BROKERS TOPIC counts|types|filter|hopping|users|matches|drain OUT_FILE
+//!     bench-loop BROKERS TOPIC matches-exactly-once OUT_TOPIC
+
+mod matches;
+mod transactions;
 
 use ahash::AHashMap;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -88,19 +92,30 @@ struct Active {
     st: i64,
 }
 
+/// What is done with the rows.
+trait Job {
+    /// Takes in the row at `offset` of `partition`.
+    fn row(&mut self, partition: i32, offset: i64, bytes: &[u8]) -> Result<(), Box<dyn Error>>;
+
+    /// Called between two batches.
+    fn between(&mut self, _consumer: &BaseConsumer) -> Result<(), Box<dyn Error>> {
+        Ok(())
+    }
+}
+
 /// Counts by key and window start.
-#[derive(Default)]
 struct Tally {
+    workload: Workload,
     by_key: AHashMap<(String, String, i64), i64>,
     by_user: AHashMap<(i64, i64), i64>,
 }
 
-impl Tally {
-    fn add(&mut self, workload: Workload, bytes: &[u8]) -> Result<(), sonic_rs::Error> {
-        let (_, slide) = workload.window();
+impl Job for Tally {
+    fn row(&mut self, _: i32, _: i64, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
+        let (_, slide) = self.workload.window();
         // Windows are whole numbers of slides.
         let pane = |st: i64| st.div_euclid(slide) * slide;
-        let key = match workload {
+        let key = match self.workload {
             Workload::Drain => return Ok(()),
             Workload::Users => {
                 let event: Active = sonic_rs::from_slice(bytes)?;
@@ -129,21 +144,23 @@ impl Tally {
         *self.by_key.entry(key).or_default() += 1;
         Ok(())
     }
+}
 
+impl Tally {
     /// Panes to windows: lines of key, space, count.
-    fn write(self, workload: Workload, path: &str) -> std::io::Result<()> {
+    fn write(self, path: &str) -> std::io::Result<()> {
         let mut out = BufWriter::new(File::create(path)?);
         for ((user, window), n) in &self.by_user {
             writeln!(out, "{user}||{window} {n}")?;
         }
-        for (key, n) in self.finish(workload) {
+        for (key, n) in self.finish() {
             writeln!(out, "{key} {n}")?;
         }
         out.flush()
     }
 
-    fn finish(self, workload: Workload) -> Counts {
-        let (duration, slide) = workload.window();
+    fn finish(self) -> Counts {
+        let (duration, slide) = self.workload.window();
         let mut counts = Counts::new();
         for ((a, b, pane), n) in self.by_key {
             for window in (0..duration / slide).map(|i| pane - i * slide) {
@@ -157,12 +174,28 @@ impl Tally {
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [brokers, topic, workload, out] = args.as_slice() else { return Err("see the head of the source".into()) };
-    let workload = Workload::named(workload)?;
-    Ok(run(brokers, topic, workload)?.write(workload, out)?)
+    match workload.as_str() {
+        "matches" => {
+            let mut pairs = matches::Pairs::default();
+            drain(brokers, topic, &mut pairs)?;
+            Ok(pairs.write(out)?)
+        }
+        "matches-exactly-once" => {
+            let mut job = transactions::Transactions::new(brokers, topic, out)?;
+            let consumer = drain(brokers, topic, &mut job)?;
+            job.commit(&consumer)
+        }
+        counts => {
+            let workload = Workload::named(counts)?;
+            let mut tally = Tally { workload, by_key: AHashMap::new(), by_user: AHashMap::new() };
+            drain(brokers, topic, &mut tally)?;
+            Ok(tally.write(out)?)
+        }
+    }
 }
 
 /// Reads the topic to what is its end now.
-fn run(brokers: &str, topic: &str, workload: Workload) -> Result<Tally, Box<dyn Error>> {
+fn drain(brokers: &str, topic: &str, job: &mut impl Job) -> Result<BaseConsumer, Box<dyn Error>> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "hand-loop").set("enable.auto.commit", "false");
     config.set("fetch.queue.backoff.ms", "10").set("queued.min.messages", "100000").set("check.crcs", "false");
@@ -175,7 +208,7 @@ fn run(brokers: &str, topic: &str, workload: Workload) -> Result<Tally, Box<dyn 
         list.add_partition_offset(topic, partition, Offset::Offset(low))?;
     }
     consumer.assign(&list)?;
-    let (mut tally, mut rows) = (Tally::default(), 0u64);
+    let mut rows = 0u64;
     let mut messages: Vec<*mut sys::rd_kafka_message_t> = vec![ptr::null_mut(); BATCH];
     // SAFETY: the queue is this consumer's; librdkafka fills the first `n` places with messages that are read, then destroyed once.
     unsafe {
@@ -186,12 +219,13 @@ fn run(brokers: &str, topic: &str, workload: Workload) -> Result<Tally, Box<dyn 
                 let raw = &**message;
                 if raw.err == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
                     rows += 1;
-                    tally.add(workload, std::slice::from_raw_parts(raw.payload.cast(), raw.len))?;
+                    job.row(raw.partition, raw.offset, std::slice::from_raw_parts(raw.payload.cast(), raw.len))?;
                 }
                 sys::rd_kafka_message_destroy(*message);
             }
+            job.between(&consumer)?;
         }
         sys::rd_kafka_queue_destroy(queue);
     }
-    Ok(tally)
+    Ok(consumer)
 }

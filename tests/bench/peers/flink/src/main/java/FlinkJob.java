@@ -25,7 +25,10 @@ import org.apache.flink.table.api.EnvironmentSettings;
 import org.apache.flink.table.api.bridge.java.StreamTableEnvironment;
 import org.apache.flink.util.Collector;
 
-/** The bench's workloads on Flink: FlinkJob datastream|sql WORKLOAD BROKERS TOPIC OUT CHECKPOINT_MS CHECKPOINT_DIR (0 ms: none, at-least-once). */
+/**
+ * The bench's workloads on Flink: FlinkJob datastream|rocksdb|sql WORKLOAD BROKERS TOPIC OUT CHECKPOINT_MS CHECKPOINT_DIR (0 ms: none,
+ * at-least-once). `rocksdb` is `datastream` with its state in RocksDB, checkpoints incremental.
+ */
 public class FlinkJob {
     @JsonIgnoreProperties(ignoreUnknown = true)
     public static class Event {
@@ -43,22 +46,25 @@ public class FlinkJob {
     @JsonIgnoreProperties(value = {"name", "experiment", "variant", "platform"}, ignoreUnknown = true)
     public static class ByUser {}
 
-    public static class Parse extends AbstractDeserializationSchema<Event> {
+    public static class Parse<T> extends AbstractDeserializationSchema<T> {
+        private final Class<T> type;
         private final Class<?> columns;
         private transient ObjectReader reader;
 
-        Parse(String workload) {
-            columns = workload.equals("users") ? ByUser.class : workload.equals("filter") ? Filtered.class : ByName.class;
+        Parse(Class<T> type, Class<?> columns) {
+            super(type);
+            this.type = type;
+            this.columns = columns;
         }
 
         @Override
         public void open(InitializationContext context) {
             ObjectMapper mapper = new ObjectMapper().registerModule(new BlackbirdModule());
-            reader = mapper.addMixIn(Event.class, columns).readerFor(Event.class);
+            reader = mapper.addMixIn(type, columns).readerFor(type);
         }
 
         @Override
-        public Event deserialize(byte[] bytes) throws IOException {
+        public T deserialize(byte[] bytes) throws IOException {
             return reader.readValue(bytes);
         }
     }
@@ -85,6 +91,23 @@ public class FlinkJob {
         }
     }
 
+    static <T> KafkaSource<T> source(String brokers, String topic, String group, Parse<T> parse) {
+        return KafkaSource.<T>builder()
+                .setBootstrapServers(brokers).setTopics(topic).setGroupId(group)
+                .setStartingOffsets(OffsetsInitializer.earliest()).setBounded(OffsetsInitializer.latest())
+                .setProperty("check.crcs", "false").setValueOnlyDeserializer(parse).build();
+    }
+
+    static KafkaSink<String> sink(String brokers, String out, boolean exactlyOnce) {
+        return KafkaSink.<String>builder()
+                .setBootstrapServers(brokers)
+                .setDeliveryGuarantee(exactlyOnce ? DeliveryGuarantee.EXACTLY_ONCE : DeliveryGuarantee.AT_LEAST_ONCE)
+                .setTransactionalIdPrefix(out).setProperty("transaction.timeout.ms", "600000")
+                .setRecordSerializer(KafkaRecordSerializationSchema.builder()
+                        .setTopic(out).setValueSerializationSchema(new SimpleStringSchema()).build())
+                .build();
+    }
+
     static boolean byExperiment(String workload) {
         return workload.equals("counts") || workload.equals("hopping");
     }
@@ -95,6 +118,11 @@ public class FlinkJob {
         Configuration configuration = new Configuration();
         configuration.set(PipelineOptions.OBJECT_REUSE, true);
         configuration.setString("taskmanager.memory.network.max", "256m");
+        if (api.equals("rocksdb")) {
+            configuration.setString("state.backend.type", "rocksdb");
+            configuration.setString("execution.checkpointing.incremental", "true");
+            configuration.setString("taskmanager.memory.managed.size", "1g");
+        }
         configuration.setString("execution.checkpointing.storage", "filesystem");
         configuration.setString("execution.checkpointing.dir", "file://" + args[6]);
         StreamExecutionEnvironment env = StreamExecutionEnvironment.createLocalEnvironment(2, configuration);
@@ -111,17 +139,14 @@ public class FlinkJob {
 
     static void dataStream(StreamExecutionEnvironment env, String workload, String brokers, String topic, String out, boolean exactlyOnce)
             throws Exception {
-        KafkaSource<Event> source = KafkaSource.<Event>builder()
-                .setBootstrapServers(brokers).setTopics(topic).setGroupId(out)
-                .setStartingOffsets(OffsetsInitializer.earliest()).setBounded(OffsetsInitializer.latest())
-                .setProperty("check.crcs", "false").setValueOnlyDeserializer(new Parse(workload)).build();
-        KafkaSink<String> sink = KafkaSink.<String>builder()
-                .setBootstrapServers(brokers)
-                .setDeliveryGuarantee(exactlyOnce ? DeliveryGuarantee.EXACTLY_ONCE : DeliveryGuarantee.AT_LEAST_ONCE)
-                .setTransactionalIdPrefix(out).setProperty("transaction.timeout.ms", "600000")
-                .setRecordSerializer(KafkaRecordSerializationSchema.builder()
-                        .setTopic(out).setValueSerializationSchema(new SimpleStringSchema()).build())
-                .build();
+        KafkaSink<String> sink = sink(brokers, out, exactlyOnce);
+        if (workload.equals("matches")) {
+            Matches.job(env, source(brokers, topic, out, new Parse<>(Matches.Swipe.class, Matches.Swipe.class)), sink);
+            env.execute(workload);
+            return;
+        }
+        Class<?> columns = workload.equals("users") ? ByUser.class : workload.equals("filter") ? Filtered.class : ByName.class;
+        KafkaSource<Event> source = source(brokers, topic, out, new Parse<>(Event.class, columns));
         boolean byExperiment = byExperiment(workload), filtered = workload.equals("filter");
         DataStream<Event> events = env.fromSource(
                 source,
