@@ -34,6 +34,7 @@ impl Store for Tree {
     }
 
     fn apply(&mut self, changes: &[Change], sync: bool) {
+        let changes = changes.iter().map(|c| (c.shard, c.key.as_slice(), c.value.as_deref()));
         Tree::apply(self, changes, &[("stored", b"meta")], sync).expect("applied");
     }
 

@@ -8,6 +8,7 @@
 
 use kindling::limits::StateLimit;
 use kindling::size::format_size;
+use kindling::state::bulk::Bulk;
 use kindling::state::store::{PaneId, Slot, Store, Update};
 use kindling::time::cpu_seconds;
 use std::error::Error;
@@ -66,7 +67,7 @@ fn run(case: &Case) -> Result<usize, Box<dyn Error>> {
     let limit = case.budget.map(|memory_bytes| StateLimit { memory_bytes, spill: Some(dir.path().join("spill")) });
     let mut store = Store::default().within(limit.unwrap_or_default());
     for from in (0..case.keys).step_by(case.epoch as usize) {
-        store.apply(updates(from..(from + case.epoch).min(case.keys)), &[])?;
+        store.apply(updates(from..(from + case.epoch).min(case.keys)), &[], &mut Bulk::default())?;
     }
     let mut random = Random(42);
     let (before, cpu, started) = (store.sizes(), cpu_seconds(), Instant::now());
@@ -82,7 +83,7 @@ fn run(case: &Case) -> Result<usize, Box<dyn Error>> {
         for (pane, key) in &slots {
             std::hint::black_box(store.get(*pane, key)?);
         }
-        store.apply(updates, &[])?;
+        store.apply(updates, &[], &mut Bulk::default())?;
     }
     let sizes = store.sizes();
     let million = done as f64 / 1e6;

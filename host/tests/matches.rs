@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use support::swipes::{Matches, Random, Swipes, add, expected};
+use support::swipes::{Matches, Random, Swipe, Swipes, add, expected};
 use support::*;
 
 const PARTITIONS: usize = 4;
@@ -190,4 +190,28 @@ fn matches_are_exactly_those_of_a_plain_computation_whatever_is_killed_or_swappe
          the last run took {:.1} s",
         started.elapsed().as_secs_f64()
     );
+}
+
+#[test]
+fn the_plain_computation_finds_what_the_definition_says() {
+    let swipe = |user, other, like, ts| Swipe { user, other, like, ts, st: ts };
+    let matches = |swipes: &[Swipe]| expected(swipes.iter().copied()).into_values().collect::<Vec<_>>();
+    let (one, two) = (|like, ts| swipe(1, 2, like, ts), |like, ts| swipe(2, 1, like, ts));
+    assert_eq!(matches(&[one(true, 1), two(true, 2), one(true, 3), two(true, 4)]), [2], "once for a pair");
+    assert_eq!(matches(&[one(true, 1), one(false, 2), two(true, 3)]), [0; 0], "a nope takes a like back");
+    assert_eq!(matches(&[one(true, 2), one(false, 1), two(true, 3), one(true, 2)]), [3], "what comes late or again does no harm");
+    assert_eq!(matches(&[one(true, 1), swipe(3, 1, true, 2), swipe(1, 3, true, 3)]), [3], "pairs are apart");
+}
+
+#[test]
+fn swipes_are_disordered_and_the_same_for_a_seed() {
+    let swipes: Vec<_> = Swipes::new(SEED, 20_000, 10_000).collect();
+    assert!(swipes.iter().copied().eq(Swipes::new(SEED, 20_000, 10_000)));
+    let share = |of: &dyn Fn(&Swipe) -> bool| swipes.iter().filter(|s| of(s)).count() as f64 / swipes.len() as f64;
+    let (nopes, late) = (share(&|s| !s.like), share(&|s| s.st - s.ts > 5_000));
+    assert!((0.18..0.22).contains(&nopes) && (0.08..0.15).contains(&late), "{nopes} nopes, {late} late ones");
+    // Whoever takes no care of order finds other matches.
+    let careless = expected(swipes.iter().enumerate().map(|(n, s)| Swipe { ts: n as i64, ..*s }));
+    let wrong = |(pair, at): (&String, &i64)| careless.get(pair).is_none_or(|n| swipes[*n as usize].ts != *at);
+    assert!(expected(swipes.iter().copied()).iter().any(wrong));
 }

@@ -444,7 +444,7 @@ impl JobCore {
         // At the end of the input the keys of a process live on: see `ProcessCloser::close`.
         self.store.rearm(if self.process.is_some() { reached } else { now }, closed.rearmed)?;
         self.store.rearm_processing(self.now, closed.rearmed_processing)?;
-        // Those of a later operator are marked.
+        // Those of a later operator are marked; those of the first, of most jobs all, go straight where they are to be.
         let mut own = Bulk::default();
         let changes = if self.number == 0 { &mut commit.changes } else { &mut own };
         self.store.remove(&closed.removed_slots, changes)?;

@@ -67,6 +67,10 @@ impl Bulk {
 
     /// Adds later changes.
     pub fn append(&mut self, later: Self) {
+        if self.is_empty() {
+            *self = later;
+            return;
+        }
         if later.bytes() < BLOCK_MAX {
             // Small epochs together: else each has a block that is not full.
             later.iter().for_each(|(shard, key, value)| self.push(shard, key, value));

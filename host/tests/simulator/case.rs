@@ -120,6 +120,14 @@ pub struct Case {
 
 impl Case {
     pub fn random(random: &mut Random) -> Self {
+        let mut case = Self::plain(random);
+        // By numbers of its own, so that seeds of before are what they were.
+        case.vary(&mut Random::of_seed(random.below(u64::MAX)));
+        case
+    }
+
+    /// A case of rows, or of windows by milliseconds that do not forget keys.
+    pub fn plain(random: &mut Random) -> Self {
         let shape = shape(random);
         let with_lateness = matches!(
             shape,
@@ -152,7 +160,7 @@ impl Case {
             probation_epochs: 1 + random.below(3) as u32,
             ..JobLimits::default()
         };
-        let mut case = Self {
+        Self {
             shape,
             bounds,
             keyed: !random.one_in(6) || matches!(shape, Shape::Windows { kind: Kind::Global, .. }),
@@ -165,10 +173,7 @@ impl Case {
             idles,
             with_disks: random.one_in(8),
             with_spill,
-        };
-        // By numbers of its own, so that seeds of before are what they were.
-        case.vary(&mut Random::of_seed(random.below(u64::MAX)));
-        case
+        }
     }
 
     /// Guests that never return; global windows whose keys are forgotten; windows by the calendar, with hours in the place of milliseconds.
@@ -201,7 +206,7 @@ impl Case {
     /// Windows of event time: they have a watermark.
     pub fn is_timed(&self) -> bool {
         match self.shape {
-            Shape::Rows => false,
+            Shape::Rows | Shape::Process(_) => false,
             Shape::Windows { kind: Kind::Global | Kind::Count { .. }, .. } => self.bounds.ttl.is_some(),
             Shape::Windows { processing, .. } => !processing,
         }

@@ -177,7 +177,7 @@ fn simulated_runs_of_one_seed_are_the_same() {
 /// What is rare must not be so rare that a plain run has none of it.
 #[test]
 fn simulated_cases_are_of_every_kind() {
-    let all: Vec<Case> = (0..SEEDS).map(|seed| case(seed, None)).collect();
+    let all: Vec<Case> = (0..SEEDS).map(|seed| case(JOBS, seed, None)).collect();
     let kind = |case: &Case| if let Shape::Windows { kind, .. } = case.shape { Some(kind) } else { None };
     let is = |test: &dyn Fn(&Case) -> bool| all.iter().filter(|c| test(c)).count();
     let found = [

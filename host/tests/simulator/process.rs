@@ -24,7 +24,7 @@ pub struct Process {
 impl Case {
     /// A case with a keyed process.
     pub fn random_process(random: &mut Random) -> Self {
-        let mut case = Self::random(random);
+        let mut case = Self::plain(random);
         let by_event_time = case.partitions > 1 || random.one_in(2);
         case.shape = Shape::Process(Process { ttl: 5 + random.below(60) as i64, by_event_time });
         case.guests = Guests::Accounts;
