@@ -444,12 +444,15 @@ impl JobCore {
         // At the end of the input the keys of a process live on: see `ProcessCloser::close`.
         self.store.rearm(if self.process.is_some() { reached } else { now }, closed.rearmed)?;
         self.store.rearm_processing(self.now, closed.rearmed_processing)?;
-        let mut changes = Bulk::default();
-        self.store.remove(&closed.removed_slots, &mut changes)?;
+        // Those of a later operator are marked; those of the first, of most jobs all, go straight where they are to be.
+        let mut own = Bulk::default();
+        let changes = if self.number == 0 { &mut commit.changes } else { &mut own };
+        self.store.remove(&closed.removed_slots, changes)?;
         closed.taken.into_iter().for_each(|(pane, key)| self.store.taken(pane, key));
         self.owes = closed.owes;
-        self.store.apply(closed.updates, &closed.removed, &mut changes)?;
-        self.mark(changes, &mut commit.changes);
+        self.store.apply(closed.updates, &closed.removed, changes)?;
+        let mark = self.prefix();
+        own.iter().for_each(|(shard, key, value)| commit.changes.push_parts(shard, [&mark, key], value));
         self.epoch += 1;
         let counts = &mut self.counts;
         counts.expired += closed.expired;

@@ -7,7 +7,6 @@ use super::JobCore;
 use crate::config::spec::Emit;
 use crate::output::{BehindMeta, Change, Meta};
 use crate::runtime::carry;
-use crate::state::bulk::Bulk;
 use crate::state::savepoint::{self, Header};
 use crate::state::spill::SpillError;
 use crate::state::store::LoadError;
@@ -25,18 +24,8 @@ pub fn operator_of(key: &[u8]) -> Option<(u8, &[u8])> {
 
 impl JobCore {
     /// What stands before the keys of this operator's entries.
-    fn prefix(&self) -> Vec<u8> {
+    pub(super) fn prefix(&self) -> Vec<u8> {
         if self.number == 0 { Vec::new() } else { [&MARK[..], &[self.number]].concat() }
-    }
-
-    /// Adds changes of this operator to those of all, as what is stored of them.
-    pub(super) fn mark(&self, changes: Bulk, all: &mut Bulk) {
-        let prefix = self.prefix();
-        if prefix.is_empty() {
-            all.append(changes);
-        } else {
-            changes.iter().for_each(|(shard, key, value)| all.push_parts(shard, [&prefix, key], value));
-        }
     }
 
     fn behind_meta(&self) -> BehindMeta {
@@ -157,7 +146,7 @@ impl JobCore {
             operators: self.plan.operators(),
             behind: self.operators().skip(1).map(Self::behind_meta).collect(),
             begun: self.begun.clone(),
-            entries: Some(self.operators().map(|o| o.store.slots() as u64).sum()),
+            entries: Some(self.operators().map(|core| core.store.slots() as u64).sum()),
             files: BTreeMap::new(),
         }
     }
