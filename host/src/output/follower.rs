@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// A tree this far behind is written to when its thread is free.
 const GATHER_TIME: Duration = Duration::from_secs(5);
 /// So is one that lacks this many keys: the more at once, the less the tree merges.
-const GATHER_KEYS: usize = 150_000;
+const GATHER_KEYS: usize = 200_000;
 /// At this many changes the commit waits for the thread.
 const GATHER_MAX: usize = 400_000;
 

@@ -13,6 +13,7 @@ use crate::output::Change;
 use crate::state::bulk::BorrowedChange;
 use crate::state::lists;
 use fjall::compaction::Leveled;
+use fjall::config::{BlockSizePolicy, FilterPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ const JOURNAL_BYTES: u64 = 64 << 20;
 /// keyspaces have done that, so notes, which are few, have a smaller bound.
 const STATE_MEMORY_BYTES: u64 = 4 << 20;
 const NOTES_MEMORY_BYTES: u64 = 64 << 10;
+/// Bytes of a block of state on disk: it is read from one end to the other.
+const BLOCK_BYTES: u32 = 16 << 10;
 
 /// Why the tree failed.
 #[derive(Debug, thiserror::Error)]
@@ -337,9 +340,16 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 fn keyspace(database: &Database, name: &str, memory: u64) -> fjall::Result<Keyspace> {
-    // Bulks are large: more of them than fjall's 4 files may lie side by side before they are merged.
-    let strategy = Arc::new(Leveled::default().with_l0_threshold(8));
-    database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memory).compaction_strategy(strategy))
+    // Bulks are large and their keys lie all over: each merge of the newest files rewrites all else, so more of them than fjall's 4 may lie
+    // side by side before they are merged; at 20 fjall slows writers down. Nothing is looked up by key but a note or two: no filters, large blocks.
+    let options = || {
+        KeyspaceCreateOptions::default()
+            .max_memtable_size(memory)
+            .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(16)))
+            .filter_policy(FilterPolicy::disabled())
+            .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
+    };
+    database.keyspace(name, options)
 }
 
 /// FNV-1a of a key's length, the key and the value, folded to 32 bits. It is there against a disk's mistakes, not against malice.
