@@ -319,7 +319,9 @@ fn replayed(changelog: &Changelog, data_dir: &Path, strict: bool) -> Result<Stor
         );
         return Err(Error::new(Kind::Config, text));
     }
-    let meta = replayed.stored.ok_or_else(|| nothing(&format!("the changelog {topic}")))?.meta;
+    let hint = if strict { " Where its topic was lost: --from-tree takes a local tree that is left" } else { "" };
+    let nothing = || Error { text: format!("{}{hint}", nothing(&format!("the changelog {topic}"))), kind: Kind::Config };
+    let meta = replayed.stored.ok_or_else(nothing)?.meta;
     let moving = if moved { " (the job runs, so this is not of one moment: --from asks it)" } else { "" };
     Ok(Stored {
         meta,

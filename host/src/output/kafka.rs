@@ -370,7 +370,10 @@ impl Committer for KafkaCommitter {
         };
         self.last = Some(mark);
         self.is_half = written.first.iter().any(|(p, first)| self.place.offsets.get(p).is_some_and(|before| first <= before));
-        self.place.advance(written.last);
+        // A place in the old topic shows the next start, too, that this one is short.
+        if !self.is_half {
+            self.place.advance(written.last);
+        }
         // The epoch is committed: a tree that can't follow is not worth stopping for.
         if let Some(tree) = &mut self.tree
             && !tree.follow(commit.changes, stored, self.place.clone())

@@ -1,6 +1,7 @@
 //! A changelog topic that is deleted or made anew, while the job is stopped or runs. State is never taken for none: it is written anew from the local
 //! tree, or the job says what is lost and what to do.
 
+use crate::support::own_broker::OwnBroker;
 use crate::support::*;
 use crate::topics::{delete, results, stretch};
 use crate::{counted, says, send_events};
@@ -138,6 +139,32 @@ fn deleted_while_the_job_runs_it_is_written_anew_and_the_job_goes_on() {
     job.stop(child);
     says(&job, &[&changelog(&topic), REBUILT]);
     ends_elsewhere(&job, &topic, 95);
+}
+
+#[test]
+fn made_anew_by_a_broker_that_makes_topics_by_itself_it_is_refused_until_it_is_deleted() {
+    let _alone = alone();
+    let _broker = OwnBroker::start(&["auto.create.topics.enable=true"]);
+    let topic = unique("log-auto");
+    let (job, mut child) = running(&topic);
+    let log = changelog(&topic);
+    delete(&log);
+    let mut seconds = 65;
+    eventually("it ends, or has written its log anew", || {
+        send_events(&topic, 0, &stretch(seconds, 10));
+        seconds += 10;
+        std::thread::sleep(Duration::from_millis(500));
+        child.try_wait().expect("a status").is_some() || job.log_text().contains(REBUILT)
+    });
+    if child.try_wait().expect("a status").is_some() {
+        assert_eq!(job.exit_code(child), Some(2), "{}", job.log_text());
+        says(&job, &[&log, "cleanup.policy is delete and must be compact"]);
+        delete(&log);
+        child = job.start(&["--idle-after", "5min"]);
+        job.wait_for(REBUILT, 1);
+    }
+    job.stop(child);
+    ends_elsewhere(&job, &topic, seconds);
 }
 
 #[test]
