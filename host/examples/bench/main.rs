@@ -148,6 +148,9 @@ fn run(options: &Options) -> Outcome<()> {
                     events::create(&place.brokers, &format!("{out}-pairs"), events::PARTITIONS)?;
                 }
                 let run = measure::run(&mut place.command(workload, engine, &out), broker)?;
+                // A round of all engines may take an hour: what is known is told.
+                let million = place.rows as f64 / 1e6;
+                eprintln!("  {:.2} CPU s per million rows, {:.2} M rows/s", run.cpu / million, million / run.wall);
                 let results = place.results(workload, engine, &out)?;
                 check(&engine.title(), &results, expected.get_or_insert_with(|| results.clone()))?;
                 runs.push(run);
