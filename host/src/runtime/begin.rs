@@ -76,8 +76,9 @@ impl Begin {
     }
 
     /// Whether it says what becomes of state that is lost.
-    pub(super) fn replaces_state(&self) -> bool {
-        self.restore.is_some() || !self.drop.is_empty() || (self.from.is_some() && !self.keep)
+    pub(super) fn replaces_state(&self, plan: &Plan) -> bool {
+        let all_dropped = !self.drop.is_empty() && plan.operators().keys().all(|name| self.drop.contains(name));
+        self.restore.is_some() || all_dropped || (self.from.is_some() && self.drop.is_empty() && !self.keep)
     }
 
     /// What is asked for, as a text that is the same for the same; `id` is the savepoint's.

@@ -247,6 +247,9 @@ pub(super) fn get_ready(spec: &mut JobSpec) -> Result<Ready, Break> {
         core.restore(meta).map_err(|text| Error::new(Kind::Config, text))?;
     }
     let sizes = core.sizes();
+    if spec.begin.is_empty() {
+        complete(sizes.slots, meta.as_ref(), spec)?;
+    }
     // The local tree is open, so no other process has the folder.
     core.tidy().map_err(|e| spill_break(&e))?;
     tracing::info!(
@@ -317,8 +320,7 @@ fn restore(spec: &mut JobSpec, core: &mut JobCore) -> Result<Option<Meta>, Break
     let mut aside = Vec::new();
     let mut bad = None;
     let plain = spec.begin.is_empty();
-    let may_lose = spec.begin.replaces_state() || spec.plan.operators().is_empty();
-    if may_lose {
+    if may_lose(spec) {
         spec.committer.accept_loss();
     }
     let mut load = |entry: Change| {
@@ -337,11 +339,10 @@ fn restore(spec: &mut JobSpec, core: &mut JobCore) -> Result<Option<Meta>, Break
     if let Some(meta) = &meta {
         added_since(spec.source.as_mut(), meta, &mut starts)?;
     }
-    let (given, committed) = (aside.len(), meta.as_ref().and_then(|m| m.entries));
     let begun = if plain {
         Begun { entries: aside, meta, how: None }
     } else {
-        complete(given, committed, may_lose, spec)?;
+        complete(aside.len(), meta.as_ref(), spec)?;
         let (source, committer) = (spec.source.as_mut(), spec.committer.as_mut());
         spec.begin.apply(aside, meta, Around { plan: &spec.plan, source, committer, starts: &starts })?
     };
@@ -354,23 +355,25 @@ fn restore(spec: &mut JobSpec, core: &mut JobCore) -> Result<Option<Meta>, Break
     if let Some(error) = bad {
         return Err(Error::new(Kind::Data, format!("{error}; the job's changelog holds something else than its state")).into());
     }
-    if plain {
-        complete(core.sizes().slots, committed, may_lose, spec)?;
-    }
     core.start_at(starts);
     core.begun(begun.how);
     Ok(begun.meta)
 }
 
+/// Whether the job is told what becomes of state that is lost, or has none.
+fn may_lose(spec: &JobSpec) -> bool {
+    spec.begin.replaces_state(&spec.plan) || spec.plan.operators().is_empty()
+}
+
 /// The log must give back as many entries as were committed.
-fn complete(given: usize, committed: Option<u64>, may_lose: bool, spec: &JobSpec) -> Result<(), Break> {
-    let Some(committed) = committed.filter(|c| *c != given as u64) else { return Ok(()) };
+fn complete(given: usize, meta: Option<&Meta>, spec: &JobSpec) -> Result<(), Break> {
+    let Some(committed) = meta.and_then(|m| m.entries).filter(|c| *c != given as u64) else { return Ok(()) };
     let Pipeline { team, name, .. } = &spec.pipeline;
     let text = format!(
         "job {team}/{name}: {committed} entries of state were committed, and its log has {given}: was the topic or folder cut, or made anew while \
          the job ran"
     );
-    if may_lose {
+    if may_lose(spec) {
         tracing::warn!("{text}? The job begins as it was told");
         return Ok(());
     }
@@ -379,14 +382,15 @@ fn complete(given: usize, committed: Option<u64>, may_lose: bool, spec: &JobSpec
 
 /// State is lost: what can be done.
 fn lost(what: &str, plan: &Plan) -> Break {
-    let operator = &plan.operator;
+    let drop: Vec<String> = plan.operators().into_keys().map(|name| format!("--drop-state {name}")).collect();
+    let drop = drop.join(" ");
     let text = format!(
         "{what}. What you can do:\n  \
          start the job where its local tree (--data-dir) has all that was committed: the changelog is written anew from it\n  \
          --restore SAVEPOINT --replace: back to a savepoint; results since then come again. A local tree that is behind is one, too: \
          kindling savepoint PIPELINE --from-tree --to SAVEPOINT\n  \
-         --from TIME --drop-state {operator}: counts anew from there; results of windows that it touches come again\n  \
-         --drop-state {operator}: goes on at the committed offsets; windows that were open count only what comes from now on"
+         --from TIME {drop}: counts anew from there; results of windows that it touches come again\n  \
+         {drop}: goes on at the committed offsets; windows that were open count only what comes from now on"
     );
     Break::Fatal(Error::new(Kind::Data, text))
 }
