@@ -197,3 +197,44 @@ fn an_operator_that_moved_is_refused() {
     assert!(refused.contains("operator `outer`:\n  stored:   operator 2 with state"), "{refused}");
     assert!(refused.contains("operator `inner`:\n  the pipeline has no operator of this name"), "{refused}");
 }
+
+#[test]
+fn the_state_of_each_operator_is_shown_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    file(
+        "matches.yaml",
+        "source: { name: file, parameters: { path: in.jsonl } }\npipeline:\n  - operation: parse\n    parse:\n      parameters:\n        \
+         - { jsonPath: userId, outputType: string, outputCol: userId }\n        \
+         - { jsonPath: otherId, outputType: string, outputCol: otherId }\n        - { jsonPath: like, outputType: boolean, outputCol: like }\n        \
+         - { jsonPath: ts, outputType: milliToTimestamp, outputCol: ts }\n  - operation: process\n    name: matches\n    \
+         plugin: match_detection\n    keyBy: [\"least(userId, otherId)\", \"greatest(userId, otherId)\"]\n    timestampColumn: ts\n    \
+         ttl: 7.days\n  - operation: window_aggregate\n    name: totals\n    window: { type: global, timestampColumn: ts }\n    ttl: 30.days\n    \
+         emit: onUpdate\n    groupByKeys: [swiper]\n    aggregations: [{ reducer: count, outputColumn: n }]\n",
+    );
+    file(
+        "in.jsonl",
+        "{\"userId\":\"a\",\"otherId\":\"b\",\"like\":true,\"ts\":1000}\n{\"userId\":\"b\",\"otherId\":\"a\",\"like\":true,\"ts\":2000}\n\
+         {\"userId\":\"a\",\"otherId\":\"c\",\"like\":true,\"ts\":3000}\n",
+    );
+    let plugins = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins");
+    let kindling = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kindling"));
+        command.current_dir(dir.path()).args(arguments).arg("--plugins").arg(&plugins);
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), text)
+    };
+    let (well, text) = kindling(&["run", "matches.yaml", "--until-end"]);
+    assert!(well && text.contains("{\"swiper\":\"b\",\"isFinal\":true,\"n\":1}"), "{text}");
+    let (well, text) = kindling(&["state", "ls", "matches.yaml"]);
+    assert!(!well && text.contains("add --operator matches or --operator totals"), "{text}");
+    let (well, text) = kindling(&["state", "get", "matches.yaml", "--operator", "matches", "--key", "a,c", "--json"]);
+    assert!(well && text.contains("\"low_likes\": true") && text.contains("\"is_match\": false"), "{text}");
+    let (well, text) = kindling(&["state", "ls", "matches.yaml", "--operator", "matches"]);
+    assert!(well && text.contains("matches: 2 keys"), "{text}");
+    let (well, text) = kindling(&["state", "ls", "matches.yaml", "--operator", "total"]);
+    assert!(!well && text.contains("did you mean `totals`?"), "{text}");
+    let (well, text) = kindling(&["savepoint", "matches.yaml", "--to", "s", "--operator", "totals"]);
+    assert!(!well && text.contains("a savepoint has the state of all"), "{text}");
+}
