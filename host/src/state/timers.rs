@@ -19,7 +19,7 @@ pub type FirstTimer = Box<dyn Fn(PaneId, &[u8]) -> Option<i64> + Send + Sync>;
 pub struct Timers {
     first: FirstTimer,
     /// By when they are due, in units of [`TOGETHER`].
-    due: BTreeMap<i64, Vec<Timer>>,
+    due: BTreeMap<i64, Together>,
     memory: usize,
     on_disk: usize,
     /// No timer on disk is due before.
@@ -27,11 +27,56 @@ pub struct Timers {
 }
 
 /// When it is due, and of which slot.
-type Timer = (i64, PaneId, Box<[u8]>);
+type Timer<K> = (i64, PaneId, K);
 
-/// A timer in memory: what it costs.
-fn cost(key: &[u8]) -> usize {
-    size_of::<Timer>() * 3 / 2 + allocated(key.len())
+/// Timers in one block of memory: an allocation for each would cost as much again.
+#[derive(Default)]
+struct Together {
+    /// Of each: when it is due, the pane, the key, and the key's length.
+    bytes: Vec<u8>,
+}
+
+impl Together {
+    fn push(&mut self, (due, pane, key): Timer<&[u8]>) {
+        for time in [due, pane.start, pane.from] {
+            self.bytes.extend_from_slice(&time.to_le_bytes());
+        }
+        self.bytes.extend_from_slice(key);
+        // A key of 4 GiB would have been refused long before.
+        self.bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
+    }
+
+    /// All, the last first.
+    fn backwards(&self) -> impl Iterator<Item = Timer<&[u8]>> {
+        let mut rest = &self.bytes[..];
+        std::iter::from_fn(move || {
+            let (before, length) = rest.split_last_chunk::<4>()?;
+            let (before, key) = before.split_at_checked(before.len().checked_sub(u32::from_le_bytes(*length) as usize)?)?;
+            let (before, from) = before.split_last_chunk::<8>()?;
+            let (before, start) = before.split_last_chunk::<8>()?;
+            let (before, due) = before.split_last_chunk::<8>()?;
+            rest = before;
+            let [due, start, from] = [due, start, from].map(|bytes| i64::from_le_bytes(*bytes));
+            Some((due, PaneId { start, from }, key))
+        })
+    }
+
+    /// Takes the last one off.
+    fn pop(&mut self) -> Option<Timer<Box<[u8]>>> {
+        let (due, pane, key) = self.backwards().next()?;
+        let bytes = 3 * size_of::<i64>() + key.len() + size_of::<u32>();
+        let timer = (due, pane, Box::from(key));
+        self.bytes.truncate(self.bytes.len() - bytes);
+        if self.bytes.capacity() > 4 * self.bytes.len() {
+            self.bytes.shrink_to(2 * self.bytes.len());
+        }
+        Some(timer)
+    }
+
+    /// What it costs, with its place among others.
+    fn memory(&self) -> usize {
+        allocated(self.bytes.capacity()) + 2 * size_of::<(i64, Self)>()
+    }
 }
 
 impl Timers {
@@ -48,13 +93,15 @@ impl Timers {
     /// A slot that was not there before.
     pub fn add(&mut self, pane: PaneId, key: &[u8], state: &[u8]) {
         if let Some(due) = (self.first)(pane, state) {
-            self.set(due, pane, key.into());
+            self.set((due, pane, key));
         }
     }
 
-    fn set(&mut self, due: i64, pane: PaneId, key: Box<[u8]>) {
-        self.memory += cost(&key);
-        self.due.entry(due >> TOGETHER).or_default().push((due, pane, key));
+    fn set(&mut self, timer: Timer<&[u8]>) {
+        let mut before = 0;
+        let timers = self.due.entry(timer.0 >> TOGETHER).and_modify(|timers| before = timers.memory()).or_default();
+        timers.push(timer);
+        self.memory = self.memory + timers.memory() - before;
     }
 
     /// Those that go off at `now` or before, in order, but for those on disk, which come last.
@@ -74,13 +121,14 @@ impl Timers {
 
     /// Those in memory that go off at `now` or before, in order.
     pub fn in_memory_until(&self, now: i64) -> Vec<(PaneId, &[u8])> {
-        let mut found = Vec::new();
+        let mut found: Vec<Timer<&[u8]>> = Vec::new();
         for timers in self.due.range(..=now >> TOGETHER).map(|(_, timers)| timers) {
             let from = found.len();
-            found.extend(timers.iter().filter(|(due, ..)| *due <= now));
+            found.extend(timers.backwards().filter(|(due, ..)| *due <= now));
+            found[from..].reverse();
             found[from..].sort_by_key(|(due, ..)| *due);
         }
-        found.into_iter().map(|(_, pane, key)| (*pane, key.as_ref())).collect()
+        found.into_iter().map(|(_, pane, key)| (pane, key)).collect()
     }
 
     /// Drops those up to `now`, and sets `rearmed`.
@@ -95,15 +143,14 @@ impl Timers {
     ) -> Result<(), SpillError> {
         let edge = now >> TOGETHER;
         let later = self.due.split_off(&edge);
-        let mut gone = std::mem::replace(&mut self.due, later);
+        let gone = std::mem::replace(&mut self.due, later);
+        self.memory -= gone.values().map(Together::memory).sum::<usize>();
         if let Some(timers) = self.due.remove(&edge) {
-            let (later, due): (Vec<Timer>, Vec<Timer>) = timers.into_iter().partition(|(due, ..)| *due > now);
-            gone.insert(edge, due);
-            if !later.is_empty() {
-                self.due.insert(edge, later);
-            }
+            self.memory -= timers.memory();
+            let mut later: Vec<_> = timers.backwards().filter(|(due, ..)| *due > now).collect();
+            later.reverse();
+            later.into_iter().for_each(|timer| self.set(timer));
         }
-        self.memory -= gone.values().flatten().map(|(_, _, key)| cost(key)).sum::<usize>();
         if let Some(disk) = disk.filter(|_| self.on_disk > 0 && self.disk_from <= now) {
             let due = disk.timers_until(now).collect::<Result<Vec<_>, _>>()?;
             disk.remove_timers(&due)?;
@@ -111,7 +158,7 @@ impl Timers {
             self.disk_from = if self.on_disk == 0 { i64::MAX } else { now.saturating_add(1) };
         }
         for (due, pane, key) in rearmed {
-            self.set(due, pane, key);
+            self.set((due, pane, &key));
         }
         Ok(())
     }
@@ -125,12 +172,16 @@ impl Timers {
             let mut batch = Vec::new();
             while self.memory > target && batch.len() < BATCH {
                 let Some(mut last) = self.due.last_entry() else { break };
+                let before = last.get().memory();
                 match last.get_mut().pop() {
                     Some(timer) => {
-                        self.memory -= cost(&timer.2);
                         batch.push(timer);
+                        self.memory = self.memory + last.get().memory() - before;
                     }
-                    None => drop(last.remove()),
+                    None => {
+                        self.memory -= before;
+                        last.remove();
+                    }
                 }
             }
             if batch.is_empty() {
@@ -143,5 +194,41 @@ impl Timers {
             disk.keep_timers(&batch)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_come_in_order_and_their_memory_is_counted() {
+        let mut timers = Timers::new(Box::new(|pane, _| Some(pane.start)));
+        let pane = |start: i64| PaneId { start, from: 7 };
+        // Before 1970, some at one moment, two seconds.
+        for due in [2_500, -1, 2_100, 2_100, 0, -2_000, 1_023, 1_024] {
+            let key = format!("key {}", timers.in_memory_until(i64::MAX).len());
+            timers.add(pane(due), key.as_bytes(), b"");
+        }
+        let due = |timers: &Timers, now: i64| -> Vec<(i64, String)> {
+            let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+            timers.in_memory_until(now).into_iter().map(|(pane, key)| (pane.start, text(key))).collect()
+        };
+        let want = [(-2_000, 5), (-1, 1), (0, 4), (1_023, 6), (1_024, 7), (2_100, 2), (2_100, 3), (2_500, 0)];
+        let want: Vec<(i64, String)> = want.map(|(due, key)| (due, format!("key {key}"))).into();
+        assert_eq!(due(&timers, i64::MAX), want);
+        assert_eq!(due(&timers, 1_023), want[..4]);
+        timers.rearm(2_100, vec![(2_499, pane(3), b"again"[..].into())], None).unwrap();
+        assert_eq!(due(&timers, i64::MAX), [(3, "again".to_owned()), (2_500, "key 0".to_owned())]);
+        assert_eq!(timers.memory(), timers.due.values().map(Together::memory).sum::<usize>());
+        timers.rearm(i64::MAX, Vec::new(), None).unwrap();
+        assert_eq!((timers.memory(), timers.due.len()), (0, 0));
+        // Taken off the end as it grew, and the memory with it.
+        let mut together = Together::default();
+        (0..1_000).for_each(|n: i64| together.push((n, pane(n), &n.to_le_bytes())));
+        for n in (0..1_000).rev() {
+            assert_eq!(together.pop(), Some((n, pane(n), n.to_le_bytes()[..].into())));
+        }
+        assert_eq!((together.pop(), together.bytes.capacity()), (None, 0));
     }
 }
