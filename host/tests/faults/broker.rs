@@ -50,9 +50,9 @@ fn a_broker_killed_while_epochs_commit_loses_nothing_and_doubles_nothing() {
 fn a_broker_that_hangs_again_and_again_only_slows_the_job() {
     let _alone = alone();
     let broker = OwnBroker::start(&[]);
-    let (topic, spec) = (unique("slow-broker"), events(100_000, 1_000));
+    let (topic, spec) = (unique("slow-broker"), events(200_000, 1_000));
     create_topic(&topic, 4);
-    produce(&spec, &topic, 0, 100_000);
+    produce(&spec, &topic, 0, 200_000);
     let job = Job::new(&counts_pipeline(&topic, &topic, ""));
     let mut child = job.start(&["--epoch-rows", "100", "--epoch", "5ms", "--until-end"]);
     job.wait_for("restored", 1);
