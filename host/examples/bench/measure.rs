@@ -3,7 +3,11 @@
 use std::error::Error;
 use std::io::Read;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often the memory of a process is looked at.
+const WATCH: Duration = Duration::from_millis(50);
 
 /// One run of a process.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +30,22 @@ pub fn run(command: &mut Command, broker: u32) -> Result<Run, Box<dyn Error>> {
     let (before, started) = (cpu_of(broker), Instant::now());
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(|e| format!("{command:?}: {e}"))?;
     let mut said = String::new();
-    child.stderr.take().ok_or("no standard error")?.read_to_string(&mut said)?;
+    let mut stderr = child.stderr.take().ok_or("no standard error")?;
+    let (process, has_ended) = (child.id(), AtomicBool::new(false));
+    // The system's own maximum begins with this program's memory, which the child has until it becomes another program.
+    let peak = std::thread::scope(|scope| {
+        let watched = scope.spawn(|| {
+            let mut peak = 0.0;
+            while !has_ended.load(Ordering::Relaxed) {
+                peak = peak_of(process).max(peak);
+                std::thread::sleep(WATCH);
+            }
+            peak
+        });
+        let read = stderr.read_to_string(&mut said);
+        has_ended.store(true, Ordering::Relaxed);
+        read.map(|_| watched.join().unwrap_or(f64::NAN))
+    })?;
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
     // SAFETY: the child is ours and has not been waited for; both pointers are valid.
     let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, usage.as_mut_ptr()) };
@@ -39,9 +58,16 @@ pub fn run(command: &mut Command, broker: u32) -> Result<Run, Box<dyn Error>> {
     Ok(Run {
         wall: started.elapsed().as_secs_f64(),
         cpu: seconds(usage.ru_utime) + seconds(usage.ru_stime),
-        peak: usage.ru_maxrss as f64 * 1_024.0,
+        peak,
         broker: cpu_of(broker) - before,
     })
+}
+
+/// The most bytes of memory that a process has had; 0 where there is none.
+fn peak_of(process: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) * 1_024.0
 }
 
 /// CPU seconds of a process so far; 0 where there is none.
