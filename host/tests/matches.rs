@@ -14,41 +14,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use support::swipes::{Matches, Random, Swipe, Swipes, add, expected};
+use support::swipes::{Matches, Random, Swipe, Swipes, add, expected, pipeline};
 use support::*;
 
 const PARTITIONS: usize = 4;
 const SEED: u64 = 11;
 /// Between two looks at how far the job is.
 const LOOK: Duration = Duration::from_millis(10);
-
-fn pipeline(topic: &str) -> String {
-    let kafka = |topic: &str| format!("{{ name: kafka, parameters: {{ brokers: '{}', topic: {topic} }} }}", brokers());
-    format!(
-        "
-name: {topic}
-source: {}
-pipeline:
-  - operation: parse
-    parse:
-      parameters:
-        - {{ jsonPath: userId, outputType: string, outputCol: userId }}
-        - {{ jsonPath: otherId, outputType: string, outputCol: otherId }}
-        - {{ jsonPath: like, outputType: boolean, outputCol: like }}
-        - {{ jsonPath: ts, outputType: milliToTimestamp, outputCol: ts }}
-  - operation: process
-    plugin: match_detection
-    keyBy: ['least(userId, otherId)', 'greatest(userId, otherId)']
-    timestampColumn: ts
-    watermark: 5.seconds
-    ttl: 7.days
-timestampFormat: millis
-sink: {}
-",
-        kafka(topic),
-        kafka(&format!("{topic}-out"))
-    )
-}
 
 /// A number of the environment, or `default`.
 fn size(name: &str, default: u64) -> u64 {
@@ -131,7 +103,7 @@ fn matches_are_exactly_those_of_a_plain_computation_whatever_is_killed_or_swappe
     let allowed = Arc::clone(&portions);
     let feeding = std::thread::spawn(move || feed(&to, Swipes::new(SEED, swipes, pairs), rate as f64, portion, &allowed));
 
-    let job = Job::new(&pipeline(&topic));
+    let job = Job::new(&pipeline(&brokers(), &topic, "    watermark: 5.seconds\ntimestampFormat: millis"));
     // The second version's rows have a column more, so there is no way back: the first half of the swaps are among copies of the first.
     let drop_in = |n: u64| {
         let name = if n <= swaps / 2 { "match_detection.wasm" } else { "demo/match_detection_v2.wasm" };

@@ -185,30 +185,6 @@ fn outputs_of_several_names_are_committed_together_and_once() {
     assert_eq!((committed(&format!("{topic}-out")), committed(&format!("{topic}-quiet"))), (sums, quiet));
 }
 
-fn matches_pipeline(topic: &str) -> String {
-    let brokers = brokers();
-    format!(
-        "
-name: {topic}
-source: {{ name: kafka, parameters: {{ brokers: '{brokers}', topic: {topic} }} }}
-pipeline:
-  - operation: parse
-    parse:
-      parameters:
-        - {{ jsonPath: userId, outputType: string, outputCol: userId }}
-        - {{ jsonPath: otherId, outputType: string, outputCol: otherId }}
-        - {{ jsonPath: like, outputType: boolean, outputCol: like }}
-        - {{ jsonPath: ts, outputType: milliToTimestamp, outputCol: ts }}
-  - operation: process
-    plugin: match_detection
-    keyBy: ['least(userId, otherId)', 'greatest(userId, otherId)']
-    timestampColumn: ts
-    ttl: 7.days
-sink: {{ name: kafka, parameters: {{ brokers: '{brokers}', topic: {topic}-out }} }}
-"
-    )
-}
-
 /// What `kindling` says in the job's folder, where it ends well.
 fn said(job: &Job, args: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_kindling")).current_dir(job.dir.path()).args(args).output().unwrap();
@@ -225,7 +201,7 @@ fn a_half_made_match_is_shown_from_a_running_job_and_from_a_stopped_one() {
     let _alone = alone();
     let topic = unique("swipes");
     create_topic(&topic, 1);
-    let job = Job::new(&matches_pipeline(&topic));
+    let job = Job::new(&swipes::pipeline(&brokers(), &topic, ""));
     job.drop_in(&artefact("match_detection.wasm"), "match_detection.wasm");
     let producer = producer();
     let swipe = |user: &str, other: &str, like: bool, ts: i64| {

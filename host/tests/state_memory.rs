@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+#[path = "support/files.rs"]
+mod files;
+
+use files::files_below;
 use kindling::config::{LoadOptions, load_str};
 use kindling::limits::{GuestLimits, JobLimits};
 use kindling::runtime::job::{self, Committed, Control, End};
@@ -148,21 +152,16 @@ fn sessions_and_sliding_windows_within_the_budget() {
 
 /// Changes a bit in the middle of each file of the store on disk; how many files.
 fn damage(dir: &Path) -> usize {
-    let (mut changed, mut folders) = (0, vec![spill(dir).join("keyspaces")]);
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.parent().is_some_and(|p| p.ends_with("tables")) {
-                let mut bytes = std::fs::read(&path).unwrap();
-                let at = bytes.len() / 3;
-                bytes[at] ^= 0x10;
-                let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-                std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
-                changed += 1;
-            }
-        }
+    let folder = spill(dir).join("keyspaces");
+    let tables = files_below(&folder).into_iter().filter(|file| file.parent().is_some_and(|p| p.ends_with("tables")));
+    let mut changed = 0;
+    for path in tables.map(|file| folder.join(file)) {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.len() / 3;
+        bytes[at] ^= 0x10;
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+        changed += 1;
     }
     changed
 }

@@ -3,12 +3,12 @@
 use super::demo::DemoArgs;
 use super::demo_events::Expected;
 use super::demo_matches::{Match, Matches};
+use super::table::table;
 use crate::error::{Error, Kind};
 use crate::output::OutRecord;
 use crate::runtime::core::Counts;
 use crate::runtime::job::Committed;
 use crate::runtime::swap::Swapper;
-use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
@@ -129,18 +129,11 @@ impl View {
             );
             return;
         }
-        let mut table = Table::new();
-        table.load_preset(UTF8_FULL_CONDENSED).set_header(["experiment / group / bucket", "count (built-in)", "count (guest)"]);
+        let mut counts = table(["experiment / group / bucket", "count (built-in)", "count (guest)"], 1..3);
         for (name, (count, guest)) in self.variants.iter().take(SHOWN) {
-            table.add_row([name.clone(), count.to_string(), guest.to_string()]);
+            counts.add_row([name.clone(), count.to_string(), guest.to_string()]);
         }
-        for column in 1..3 {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        let mut found = Table::new();
-        found.load_preset(UTF8_FULL_CONDENSED).set_header(["match: swiper", "swipee", "at", "waited_ms (1.1.0)"]);
+        let mut found = table(["match: swiper", "swipee", "at", "waited_ms (1.1.0)"], 0..0);
         for row in &self.matches.last {
             let text = |name: &str| row[name].as_str().unwrap_or("-").to_owned();
             found.add_row([
@@ -155,7 +148,7 @@ impl View {
             "kindling demo  {seconds:.0} of {} s  {} events/s asked for\n\n\
              rows {}   rows/s {:.0}   late {}   rejected {}   results {}   matches {matches}\n\
              watermark {}   state {} keys   epoch {}   commit {:.1} ms\n\
-             plugins {version}   {matching}   {note}\n\nlast window {}\n{table}\n{found}\n",
+             plugins {version}   {matching}   {note}\n\nlast window {}\n{counts}\n{found}\n",
             self.total.as_secs(),
             self.rate,
             epoch.counts.rows,

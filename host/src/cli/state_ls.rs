@@ -1,13 +1,13 @@
 //! `kindling state ls`: how much each operator of a job keeps, by pane.
 
 use super::state::{LsArgs, time};
+use super::table::table;
 use crate::config::spec::TimestampFormat;
 use crate::error::{Error, Kind};
 use crate::operator::assigner::Assigner;
 use crate::operator::assigner::idle::LIVE;
 use crate::runtime::restoring::grouped;
 use crate::state::store::{PaneId, split};
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -117,7 +117,7 @@ pub fn ls(args: &LsArgs) -> Result<(), Error> {
             continue;
         }
         say!("{operator}: {} keys in {} panes, {} bytes", grouped(slots), panes.len(), grouped(bytes));
-        let mut table = table(["pane from", "to", "keys", "bytes"]);
+        let mut table = table(["pane from", "to", "keys", "bytes"], 0..0);
         for ((start, from), size) in panes.iter().take(PANES_SHOWN) {
             let part = if from > start { format!(" (rows for windows from {})", time(*from)) } else { String::new() };
             table.add_row([
@@ -138,10 +138,4 @@ pub fn ls(args: &LsArgs) -> Result<(), Error> {
         say!("the pipeline has no operator with state");
     }
     Ok(())
-}
-
-fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED).set_header(header);
-    table
 }

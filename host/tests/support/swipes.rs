@@ -157,3 +157,28 @@ pub fn add(matches: &mut Matches, payload: &[u8]) -> Result<(), String> {
         None => Ok(()),
     }
 }
+
+/// The match detector over topic `topic` of a broker, to `TOPIC-out`; `more` is more of the process's lines.
+pub fn pipeline(brokers: &str, topic: &str, more: &str) -> String {
+    format!(
+        "
+name: {topic}
+source: {{ name: kafka, parameters: {{ brokers: '{brokers}', topic: {topic} }} }}
+pipeline:
+  - operation: parse
+    parse:
+      parameters:
+        - {{ jsonPath: userId, outputType: string, outputCol: userId }}
+        - {{ jsonPath: otherId, outputType: string, outputCol: otherId }}
+        - {{ jsonPath: like, outputType: boolean, outputCol: like }}
+        - {{ jsonPath: ts, outputType: milliToTimestamp, outputCol: ts }}
+  - operation: process
+    plugin: match_detection
+    keyBy: ['least(userId, otherId)', 'greatest(userId, otherId)']
+    timestampColumn: ts
+    ttl: 7.days
+{more}
+sink: {{ name: kafka, parameters: {{ brokers: '{brokers}', topic: {topic}-out }} }}
+"
+    )
+}

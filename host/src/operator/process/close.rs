@@ -158,13 +158,13 @@ impl ProcessCloser {
             let call = |rows: &'t [u32], until, fresh, ends| Call { key, rows: rows.into(), until, fresh, ends };
             for (i, row) in rows.iter().enumerate() {
                 let (time, watermark) = (table.times[*row as usize], table.watermarks[*row as usize]);
-                if let Some(end) = touched.map(|t| t.saturating_add(self.ttl)).filter(|end| watermark >= *end) {
+                if let Some(end) = touched.map(|t| self.ends(t)).filter(|end| watermark >= *end) {
                     lives.calls.push(call(&rows[start..i], end, fresh, true));
                     (start, fresh, touched) = (i, true, None);
                 }
                 touched = Some(touched.map_or(time, |t| t.max(time)));
             }
-            let end = touched.map_or(i64::MAX, |t| t.saturating_add(self.ttl));
+            let end = touched.map_or(i64::MAX, |t| self.ends(t));
             let ends = closing.reached >= end;
             let until = if ends { end.min(closing.now) } else { closing.now };
             if rows.is_empty() && !now.kept.is_due(until, closing.time) {
@@ -197,7 +197,7 @@ impl ProcessCloser {
                 continue;
             };
             let mut now = std::mem::take(&mut work.current[key].kept);
-            let wakes = now.event.first().copied().unwrap_or(i64::MAX).min(now.touched.saturating_add(self.ttl));
+            let wakes = now.event.first().copied().unwrap_or(i64::MAX).min(self.ends(now.touched));
             let wakes_processing = now.processing.first().copied().unwrap_or(i64::MAX);
             (now.armed, now.armed_processing) = (wakes, wakes_processing);
             if let Some((armed, armed_processing)) = stored[key].map(armed) {

@@ -38,7 +38,7 @@ pub struct ProcessCloser {
     pub(super) states: RowCodec,
     pub(super) waiting: RowCodec,
     /// How long a key lives after its last row, milliseconds.
-    pub(super) ttl: i64,
+    ttl: i64,
 }
 
 impl ProcessCloser {
@@ -67,6 +67,11 @@ impl ProcessCloser {
     /// The process.
     pub fn plan(&self) -> &ProcessPlan {
         &self.plan
+    }
+
+    /// The watermark at which a life ends whose greatest event time is `touched`.
+    pub fn ends(&self, touched: i64) -> i64 {
+        touched.saturating_add(self.ttl)
     }
 
     /// Reads slots of keys: what Kindling keeps of each, and a column a field of the guest's state.

@@ -107,14 +107,13 @@ impl Keyed {
             columns.push(take(&state, &places, None)?);
         }
         let kept: Vec<Option<&Kept>> = places.iter().map(|place| place.and_then(|p| kept.get(p as usize))).collect();
-        let ttl = i64::try_from(self.process.plan().ttl.as_millis()).unwrap_or(i64::MAX);
         let time = |of: &dyn Fn(&Kept) -> i64| -> ArrayRef {
             Arc::new(kept.iter().map(|k| k.and_then(|k| shown(of(k)))).collect::<TimestampMillisecondArray>())
         };
         columns.push(time(&|k| k.touched));
         columns.push(timers(&kept, |k| &k.event));
         columns.push(timers(&kept, |k| &k.processing));
-        columns.push(time(&|k| k.touched.saturating_add(ttl)));
+        columns.push(time(&|k| self.process.ends(k.touched)));
         if self.process.plan().order == Order::EventTime {
             columns.push(Arc::new(rows.iter().map(|r| r.waiting_from).collect::<TimestampMillisecondArray>()));
             columns.push(Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.waiting_rows))));
