@@ -39,12 +39,12 @@ fn a_process_killed_twenty_times_gives_what_an_undisturbed_one_gives() {
     let _alone = alone();
     let (topic, spec) = (unique("killed"), events(400_000, 2_000));
     create_topic(&topic, 4);
-    produce(&spec, &topic, 0, 400_000);
     let job = Job::new(&counts_pipeline(&topic, &topic, ""));
     let mut random = 0x9E37_79B9_7F4A_7C15u64;
     for kill in 0..20u64 {
-        // Small epochs: many boundaries to be killed at.
-        let mut child = job.start(&["--epoch-rows", "1500", "--epoch", "5ms"]);
+        // A part for each kill, in small epochs: many boundaries to be killed at, on a fast machine too.
+        produce(&spec, &topic, kill * 20_000, (kill + 1) * 20_000);
+        let mut child = job.start(&["--epoch-rows", "100", "--epoch", "5ms"]);
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         job.wait_for("restored", kill as usize + 1);
         std::thread::sleep(Duration::from_millis((random >> 33) % 400));
