@@ -50,7 +50,7 @@ fn key(number: u64) -> Box<[u8]> {
 }
 
 fn updates(keys: impl Iterator<Item = u64>) -> Vec<Update> {
-    keys.map(|k| Update { pane: PANE, key: key(k), state: vec![k as u8; STATE].into() }).collect()
+    keys.map(|k| Update::new(PANE, &key(k), &[k as u8; STATE])).collect()
 }
 
 struct Case {
@@ -78,12 +78,13 @@ fn run(case: &Case) -> Result<usize, Box<dyn Error>> {
         keys.dedup();
         done += keys.len() as u64;
         let updates = updates(keys.into_iter());
-        let slots: Vec<Slot> = updates.iter().map(|u| (u.pane, u.key.clone())).collect();
-        store.fetch(&slots)?;
-        for (pane, key) in &slots {
-            std::hint::black_box(store.get(*pane, key)?);
+        store.fetch(updates.iter().map(|u| (u.pane, u.key())))?;
+        let mut found = Vec::with_capacity(updates.len());
+        for update in updates {
+            let place = store.find(update.pane, store.hash(update.key()), update.key())?.and_then(|(_, place)| place);
+            found.push(update.at(place));
         }
-        store.apply(updates, &[], &mut Bulk::default())?;
+        store.apply(found, &[], &mut Bulk::default())?;
     }
     let sizes = store.sizes();
     let million = done as f64 / 1e6;

@@ -81,7 +81,7 @@ impl Closer {
         budget: &mut Budget,
         closed: &mut Closed,
     ) -> Result<()> {
-        let changed: HashSet<(PaneId, &[u8]), RandomState> = updates.iter().map(|u| (u.pane, u.key.as_ref())).collect();
+        let changed: HashSet<(PaneId, &[u8]), RandomState> = updates.iter().map(|u| (u.pane, u.key())).collect();
         let mut left = closing.results_max;
         for pane in closing.store.panes().take_while(|p| is_done(windows, *p, closing.now)) {
             let part = closing.store.some(pane, left, &|key| changed.contains(&(pane, key))).map_err(external_store)?;
@@ -232,7 +232,7 @@ impl Closer {
         for update in updates {
             let open = of_pane.entry(update.pane).or_insert_with(|| self.changed_windows(update.pane, closing.now));
             for window in open.iter() {
-                changed.entry(*window).or_default().insert(&update.key);
+                changed.entry(*window).or_default().insert(update.key());
             }
         }
         let is_given = |window: i64| match self.window.emit {

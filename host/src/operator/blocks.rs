@@ -262,7 +262,7 @@ mod tests {
         for index in 0..60i64 {
             for key in 0..index % 4 {
                 let (key, state) = (vec![key as u8].into_boxed_slice(), vec![index as u8].into_boxed_slice());
-                updates.push(Update { pane: pane(index), key, state });
+                updates.push(Update::new(pane(index), &key, &state));
             }
         }
         let store = Store::default();

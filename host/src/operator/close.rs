@@ -18,7 +18,7 @@ use crate::operator::sessions::last_times;
 use crate::plan::WindowPlan;
 use crate::state::codec::RowCodec;
 use crate::state::spill::SpillError;
-use crate::state::store::{PaneId, Slot, Store, Update};
+use crate::state::store::{PaneId, Place, Slot, Store, Update};
 use crate::state::timers::FirstTimer;
 use ahash::RandomState;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
@@ -304,14 +304,11 @@ impl Closer {
         };
         let Merged { slots: order, states } = states;
         let mut updates = Vec::with_capacity(count);
-        let keys = &slots.keys;
-        self.layout
-            .states
-            .encode(&states, count, |i, state| {
-                let (pane, key) = &keys[order[i]];
-                updates.push(Update { pane: *pane, key: key.clone(), state: state.into() });
-            })
-            .map_err(external)?;
+        let update = |i: usize, state: &[u8]| {
+            let (pane, key) = &slots.keys[order[i]];
+            updates.push(Update::new(*pane, key, state).at(stored.places[order[i]]));
+        };
+        self.layout.states.encode(&states, count, update).map_err(external)?;
         Ok(Some(updates))
     }
 
@@ -378,6 +375,8 @@ struct StoredStates<'a> {
     states: Vec<&'a [u8]>,
     /// Where those of each slot end in `states`.
     ends: Vec<usize>,
+    /// Where the last of those of each slot is in memory.
+    places: Vec<Option<Place>>,
 }
 
 impl<'a> StoredStates<'a> {
@@ -402,13 +401,17 @@ impl Slots {
     /// What is stored of each slot.
     fn stored_states<'a>(&self, store: &'a Store) -> std::result::Result<StoredStates<'a>, SpillError> {
         if self.stored.is_none() {
-            store.fetch(&self.keys)?;
+            store.fetch(self.keys.iter().map(|(pane, key)| (*pane, key.as_ref())))?;
         }
-        let mut stored = StoredStates { states: Vec::new(), ends: Vec::with_capacity(self.keys.len()) };
+        let count = self.keys.len();
+        let mut stored = StoredStates { states: Vec::new(), ends: Vec::with_capacity(count), places: vec![None; count] };
         for (slot, (pane, key)) in self.keys.iter().enumerate() {
             let panes = self.stored.as_ref().map_or(std::slice::from_ref(pane), |s| s[slot].as_slice());
             for pane in panes {
-                stored.states.extend(store.get(*pane, key)?);
+                if let Some((state, place)) = store.find(*pane, store.hash(key), key)? {
+                    stored.states.push(state);
+                    stored.places[slot] = place;
+                }
             }
             stored.ends.push(stored.states.len());
         }

@@ -118,8 +118,8 @@ impl Closer {
         let mut numbered: Vec<Partial> =
             partials.iter().map(|p| Partial { panes: p.panes.clone(), keys: p.keys.clone(), states: p.states.clone() }).collect();
         let mut by_key = RowsByKey::new();
-        let totals: Vec<Slot> = rows.chunk_by(|a, b| a.0 == b.0).map(|group| (TOTAL, group[0].0.clone())).collect();
-        store.fetch(&totals).map_err(external_store)?;
+        let totals = rows.chunk_by(|a, b| a.0 == b.0).map(|group| (TOTAL, group[0].0.as_ref()));
+        store.fetch(totals).map_err(external_store)?;
         for group in rows.chunk_by(|a, b| a.0 == b.0) {
             let key = &group[0].0;
             let mut of_key = Rows::of(store, key)?;
@@ -185,7 +185,7 @@ impl Closer {
                 continue;
             }
             let tally = Tally { total: *total, base: *base, last: rows.last };
-            totals.push(Update { pane: TOTAL, key: key.clone(), state: tally.write(count) });
+            totals.push(Update::new(TOTAL, key, &tally.write(count)));
             if went_off.contains(key) {
                 closed.rearmed.push((count.ends_at(rows.last), TOTAL, key.clone()));
             }
@@ -194,7 +194,7 @@ impl Closer {
         drop((windows, view));
         closed.updates = updates;
         closed.updates.extend(totals);
-        closed.updates.retain(|u| !gone.contains(&(u.pane, u.key.clone())));
+        closed.updates.retain(|u| !gone.contains(&(u.pane, u.key().into())));
         closed.removed_slots = stored(closing.store, gone.into_iter())?;
         closed.rearmed.sort_unstable();
         Ok(())
@@ -205,7 +205,7 @@ impl Closer {
 pub(super) fn stored(store: &Store, slots: impl Iterator<Item = Slot>) -> Result<Vec<Slot>> {
     let mut slots: Vec<Slot> = slots.collect();
     slots.sort_unstable();
-    store.fetch(&slots).map_err(external_store)?;
+    store.fetch(slots.iter().map(|(pane, key)| (*pane, key.as_ref()))).map_err(external_store)?;
     let known = |slot: Slot| store.has(slot.0, &slot.1).map(|has| has.then_some(slot)).transpose();
     slots.into_iter().filter_map(known).collect::<std::result::Result<_, _>>().map_err(external_store)
 }

@@ -14,7 +14,7 @@ use crate::operator::isolate::Budget;
 use crate::operator::merge::{external, external_store};
 use crate::operator::results::WindowRow;
 use crate::operator::sessions::last_times;
-use crate::state::store::{PaneId, Slot, Store, Update};
+use crate::state::store::{PaneId, Store, Update};
 use ahash::RandomState;
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMillisecondType;
@@ -67,7 +67,7 @@ impl Closer {
         let Some(updates) = self.merge(closing, &slots, budget, closed)? else { return Ok(()) };
         let mut states: Vec<&[u8]> = vec![&[]; slots.keys.len()];
         for update in &updates {
-            states[number(update.pane)] = &update.state;
+            states[number(update.pane)] = update.state();
         }
         self.give_lives(idle, closing, &keys, &states, budget, closed)?;
         let changed = after(idle, closing, &keys, &states, closed)?;
@@ -99,8 +99,8 @@ impl Closer {
             }
         }
         looked.sort_unstable();
-        let live: Vec<Slot> = looked.chunk_by(|a, b| a.0 == b.0).map(|group| (LIVE, group[0].0.clone())).collect();
-        store.fetch(&live).map_err(external_store)?;
+        let live = looked.chunk_by(|a, b| a.0 == b.0).map(|group| (LIVE, group[0].0.as_ref()));
+        store.fetch(live).map_err(external_store)?;
         let pending = pending(store)?;
         let mut keys = Vec::new();
         for group in looked.chunk_by(|a, b| a.0 == b.0) {
@@ -241,11 +241,11 @@ fn after(idle: &Idle, closing: &Closing<'_>, keys: &[Key], merged: &[&[u8]], clo
             let pane = if has_begun { LIVE } else { idle.pending(life.since) };
             let timer = if has_begun { idle.ends_at(life.last) } else { life.since };
             match (life.slot, life.places.as_slice()) {
-                (Some(slot), _) => updates.push(Update { pane, key: key.clone(), state: merged[slot].into() }),
+                (Some(slot), _) => updates.push(Update::new(pane, key, merged[slot])),
                 (None, [Place::Stored(old)]) if *old == pane => {}
                 (None, [Place::Stored(old)]) => {
-                    let state = closing.store.get(*old, key).map_err(external_store)?.unwrap_or_default().into();
-                    updates.push(Update { pane, key: key.clone(), state });
+                    let state = closing.store.get(*old, key).map_err(external_store)?.unwrap_or_default();
+                    updates.push(Update::new(pane, key, state));
                 }
                 // Apart until a row comes: a longer TTL than before has joined them.
                 (None, _) => {

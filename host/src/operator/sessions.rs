@@ -67,8 +67,8 @@ impl Closer {
         let removed: HashSet<(PaneId, Box<[u8]>), RandomState> =
             gone.into_iter().chain(settled_gone).map(|(pane, key)| (pane, key.into())).collect();
         drop(view);
-        let merged: HashSet<(PaneId, &[u8]), RandomState> = settled.iter().map(|u| (u.pane, u.key.as_ref())).collect();
-        updates.retain(|u| !merged.contains(&(u.pane, &u.key)) && !removed.contains(&(u.pane, u.key.clone())));
+        let merged: HashSet<(PaneId, &[u8]), RandomState> = settled.iter().map(|u| (u.pane, u.key())).collect();
+        updates.retain(|u| !merged.contains(&(u.pane, u.key())) && !removed.contains(&(u.pane, u.key().into())));
         drop(merged);
         updates.extend(settled);
         closed.removed_slots = stored(closing.store, removed.into_iter())?;
@@ -91,7 +91,7 @@ impl Closer {
         let timers = closing.store.timers_until(now).map_err(external_store)?;
         let timers = timers.into_iter().map(|(pane, key)| (pane, key, true));
         let fresh = updates.iter().filter(|u| u.pane.start.saturating_add(session.lag()) <= now);
-        let fresh = fresh.map(|u| (u.pane, u.key.as_ref(), false));
+        let fresh = fresh.map(|u| (u.pane, u.key(), false));
         let mut rows = Vec::new();
         for (pane, key, had_timer) in timers.chain(fresh) {
             if gone.contains(&(pane, key)) || view.get(pane, key)?.is_none() {
@@ -129,7 +129,7 @@ impl Closer {
         closed: &mut Closed,
     ) -> Result<()> {
         let now = closing.now;
-        let touched: BTreeSet<At<'a>> = updates.iter().map(|u| (u.pane.start, u.key.as_ref())).collect();
+        let touched: BTreeSet<At<'a>> = updates.iter().map(|u| (u.pane.start, u.key())).collect();
         let mut waiting: BTreeSet<At<'a>> = BTreeSet::new();
         for (start, keys) in closing.emission.changed() {
             // Before that no session with this slice has ended.
@@ -200,10 +200,8 @@ impl Closer {
         }
         match self.layout.combine(&self.window, &groups) {
             Ok(states) => {
-                let update = |((start, key), state): ((i64, &[u8]), Box<[u8]>)| Update {
-                    pane: PaneId { start, from: PLAIN },
-                    key: key.into(),
-                    state,
+                let update = |((start, key), state): ((i64, &[u8]), Box<[u8]>)| {
+                    Update::new(PaneId { start, from: PLAIN }, key, &state)
                 };
                 settled.merged = slots.into_iter().zip(states).map(update).collect();
                 Ok(settled)

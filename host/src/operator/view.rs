@@ -21,7 +21,7 @@ impl<'a> View<'a> {
     pub fn new(store: &'a Store, updates: &'a [Update]) -> Self {
         let mut fresh: BTreeMap<PaneId, HashMap<&'a [u8], &'a [u8], RandomState>> = BTreeMap::new();
         for update in updates {
-            fresh.entry(update.pane).or_default().insert(&update.key, &update.state);
+            fresh.entry(update.pane).or_default().insert(update.key(), update.state());
         }
         Self { store, fresh }
     }

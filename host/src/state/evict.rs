@@ -4,20 +4,18 @@
 //! for it: an epoch notes its number in the slots that it changes, and a pass over the table finds the oldest when there is too
 //! much, moving a tenth of the budget, so that passes are rare.
 
+use super::slots::InMemory;
 use super::spill::{KEY_BYTES_MAX, Spill, SpillError};
-use super::store::{InMemory, PaneId, Store, allocated, table};
+use super::store::{PaneId, Store, allocated};
 
 /// Ages: none, 1, 2 to 3, 4 to 7, ... epochs.
 const AGES: usize = 33;
-/// Passes in a row: a pass frees what it reckons, but for a hash table that could not shrink as far.
+/// Passes in a row: a pass frees what it reckons, but for what holds the slots where that alone is too much.
 const PASSES: usize = 4;
-/// Bytes of a hash table that a slot is reckoned to take.
-const TABLE_SHARE: usize = 64;
 
 /// A slot on its way to disk.
 struct Moved {
     pane: PaneId,
-    key: Box<[u8]>,
     slot: InMemory,
 }
 
@@ -25,8 +23,9 @@ fn age(slot: &InMemory, round: u32) -> usize {
     (u32::BITS - round.saturating_sub(slot.touched).leading_zeros()) as usize
 }
 
-fn frees(key: &[u8], slot: &InMemory) -> usize {
-    allocated(key.len()) + allocated(slot.state.len()) + TABLE_SHARE
+/// Its place is the next new slot's.
+fn frees(slot: &InMemory) -> usize {
+    allocated(slot.len())
 }
 
 impl Store {
@@ -69,25 +68,17 @@ impl Store {
             return Ok(false);
         }
         if let Some(disk) = &mut self.disk {
-            disk.write(moved.len(), moved.iter().map(|m| (m.pane, m.key.as_ref(), Some(m.slot.state.as_ref()))))?;
+            disk.write(moved.len(), moved.iter().map(|m| (m.pane, m.slot.key(), Some(m.slot.state()))))?;
         }
-        for Moved { pane, key, slot } in &moved {
-            self.memory -= allocated(key.len()) + allocated(slot.state.len());
+        for Moved { pane, slot } in &moved {
             self.cold += 1;
-            self.cold_bytes += key.len() + slot.state.len();
+            self.cold_bytes += slot.len();
             if let Some(slots) = self.panes.get_mut(pane) {
                 slots.cold += 1;
-                if *key < slots.first {
+                if slot.key() < &*slots.first {
                     slots.first = Box::default();
                 }
-                slots.on_disk += usize::from(!slot.on_disk);
-            }
-        }
-        for slots in self.panes.values_mut() {
-            if slots.slots.len() < slots.capacity / 2 {
-                slots.slots.shrink_to_fit();
-                self.memory = self.memory + table(slots.slots.capacity()) - table(slots.capacity);
-                slots.capacity = slots.slots.capacity();
+                slots.on_disk += usize::from(!slot.on_disk());
             }
         }
         Ok(true)
@@ -97,8 +88,8 @@ impl Store {
     fn coldest(&mut self, bytes: usize) -> Vec<Moved> {
         let round = self.round;
         let mut by_age = [0usize; AGES];
-        for (key, slot) in self.panes.values().flat_map(|p| &p.slots) {
-            by_age[age(slot, round)] += frees(key, slot);
+        for slot in self.panes.values().flat_map(|p| p.slots.iter()) {
+            by_age[age(slot, round)] += frees(slot);
         }
         // All that are older than `last`, and of those as old as it `left` bytes.
         let (mut last, mut left) = (0, bytes);
@@ -112,16 +103,18 @@ impl Store {
         let mut moved = Vec::new();
         for (pane, slots) in &mut self.panes {
             let from = moved.len();
-            let gone = slots.slots.extract_if(|key, slot| {
+            let before = slots.slots.memory();
+            let gone = slots.slots.extract(|slot| {
                 let age = age(slot, round);
-                let goes = key.len() <= KEY_BYTES_MAX && (age > last || (age == last && left > 0));
+                let goes = slot.key().len() <= KEY_BYTES_MAX && (age > last || (age == last && left > 0));
                 if goes && age == last {
-                    left = left.saturating_sub(frees(key, slot));
+                    left = left.saturating_sub(frees(slot));
                 }
                 goes
             });
-            moved.extend(gone.map(|(key, slot)| Moved { pane: *pane, key, slot }));
-            moved[from..].sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            self.memory = self.memory + slots.slots.memory() - before;
+            moved.extend(gone.into_iter().map(|slot| Moved { pane: *pane, slot }));
+            moved[from..].sort_unstable_by(|a, b| a.slot.key().cmp(b.slot.key()));
         }
         moved
     }

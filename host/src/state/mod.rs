@@ -13,6 +13,7 @@ mod files;
 mod lists;
 mod read;
 pub mod savepoint;
+mod slots;
 pub mod spill;
 pub mod store;
 pub mod timers;

@@ -5,8 +5,9 @@
 
 use super::arena::Arena;
 use super::savepoint;
+use super::slots::InMemory;
 use super::spill::{Spill, SpillError};
-use super::store::{Pair, PaneId, Slot, Store, shard};
+use super::store::{Pair, Pane, PaneId, Place, Slot, Store, shard};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -37,11 +38,19 @@ impl Store {
     /// # Errors
     /// [`SpillError`].
     pub fn get(&self, pane: PaneId, key: &[u8]) -> Result<Option<&[u8]>, SpillError> {
+        Ok(self.find(pane, self.hash(key), key)?.map(|(state, _)| state))
+    }
+
+    /// The same for a key of this hash ([`Store::hash`]), and where it is, if in memory.
+    ///
+    /// # Errors
+    /// [`SpillError`].
+    pub fn find(&self, pane: PaneId, hash: u64, key: &[u8]) -> Result<Option<(&[u8], Option<Place>)>, SpillError> {
         let Some(slots) = self.panes.get(&pane) else { return Ok(None) };
-        match slots.slots.get(key) {
-            Some(slot) => Ok(Some(&slot.state)),
+        match slots.slots.find(hash, key) {
+            Some((number, slot)) => Ok(Some((slot.state(), Some(Place(number))))),
             None if slots.cold == 0 => Ok(None),
-            None => self.read.get(self.disk.as_ref(), pane, key),
+            None => Ok(self.read.get(self.disk.as_ref(), pane, key)?.map(|state| (state, None))),
         }
     }
 
@@ -57,14 +66,19 @@ impl Store {
     ///
     /// # Errors
     /// [`SpillError`].
-    pub fn fetch(&self, slots: &[Slot]) -> Result<(), SpillError> {
+    pub fn fetch<'k>(&self, slots: impl Iterator<Item = (PaneId, &'k [u8])>) -> Result<(), SpillError> {
         if self.cold == 0 {
             return Ok(());
         }
-        let is_cold = |(pane, key): &&Slot| self.panes.get(pane).is_some_and(|p| p.cold > 0 && !p.slots.contains_key(key));
-        let mut cold: Vec<&Slot> = slots.iter().filter(is_cold).collect();
+        let is_cold = |(pane, key): &(PaneId, &[u8])| self.panes.get(pane).is_some_and(|p| p.cold > 0 && !self.is_hot(p, key));
+        let mut cold: Vec<_> = slots.filter(is_cold).collect();
         cold.sort_unstable();
-        cold.into_iter().try_for_each(|(pane, key)| self.read.get(self.disk.as_ref(), *pane, key).map(drop))
+        cold.into_iter().try_for_each(|(pane, key)| self.read.get(self.disk.as_ref(), pane, key).map(drop))
+    }
+
+    /// Whether a slot of a pane is in memory.
+    fn is_hot(&self, pane: &Pane, key: &[u8]) -> bool {
+        pane.slots.find(self.hash(key), key).is_some()
     }
 
     /// Whether some slots of a pane are on disk only.
@@ -85,7 +99,7 @@ impl Store {
                 Ok(())
             })?;
         }
-        let hot = slots.into_iter().flat_map(|p| &p.slots).map(|(key, slot)| (key.as_ref(), slot.state.as_ref()));
+        let hot = slots.into_iter().flat_map(|p| p.slots.iter()).map(InMemory::parts);
         Ok(hot.chain(cold))
     }
 
@@ -95,14 +109,13 @@ impl Store {
     /// Each item may be a [`SpillError`], and is the last one then.
     pub fn sorted(&self, pane: PaneId) -> impl Iterator<Item = Result<Pair<'_>, SpillError>> {
         let slots = self.panes.get(&pane);
-        let mut hot: Vec<(&[u8], &[u8])> =
-            slots.into_iter().flat_map(|p| &p.slots).map(|(key, slot)| (key.as_ref(), slot.state.as_ref())).collect();
+        let mut hot: Vec<(&[u8], &[u8])> = slots.into_iter().flat_map(|p| p.slots.iter()).map(InMemory::parts).collect();
         hot.sort_unstable_by_key(|(key, _)| *key);
         let mut hot = hot.into_iter().peekable();
         let expected = slots.map_or(0, |p| p.cold);
         let disk = self.disk.as_ref().filter(|_| expected > 0);
         let stored = disk.into_iter().flat_map(move |d| d.pane(pane, &[]));
-        let known = move |key: &[u8]| slots.is_some_and(|p| p.slots.contains_key(key));
+        let known = move |key: &[u8]| slots.is_some_and(|p| self.is_hot(p, key));
         let mut cold = stored.filter(move |e| !e.as_ref().is_ok_and(|(key, _)| known(key))).peekable();
         let mut found = 0;
         std::iter::from_fn(move || {
@@ -127,7 +140,7 @@ impl Store {
         let mut found = 0;
         for entry in self.disk.iter().flat_map(|d| d.pane(pane, &[])) {
             let (key, state) = entry?;
-            if !slots.slots.contains_key(&key) {
+            if !self.is_hot(slots, &key) {
                 found += 1;
                 each(key, state)?;
             }
@@ -143,7 +156,7 @@ impl Store {
     pub fn some(&self, pane: PaneId, count: usize, skip: &dyn Fn(&[u8]) -> bool) -> Result<Part<'_>, SpillError> {
         let mut part = Part::default();
         let Some(slots) = self.panes.get(&pane) else { return Ok(part) };
-        let hot = slots.slots.iter().filter(|(key, _)| !skip(key)).map(|(key, slot)| (key.as_ref(), slot.state.as_ref()));
+        let hot = slots.slots.iter().map(InMemory::parts).filter(|(key, _)| !skip(key));
         part.slots.extend(hot.take(count));
         if part.slots.len() == count || slots.cold == 0 {
             return Ok(part);
@@ -152,7 +165,7 @@ impl Store {
         let mut found = 0;
         for entry in self.disk.iter().flat_map(|d| d.pane(pane, &slots.first)) {
             let (key, state) = entry?;
-            if slots.slots.contains_key(&key) {
+            if self.is_hot(slots, &key) {
                 continue;
             }
             found += 1;
@@ -216,12 +229,13 @@ impl Store {
         };
         for (pane, slots) in &self.panes {
             if let Some(key) = key {
-                if let Some(state) = slots.slots.get(key).map(|s| &s.state)
+                let hot = slots.slots.find(self.hash(key), key).map(|(_, slot)| slot.state());
+                if let Some(state) = hot
                     && !add(*pane, key, state)
                 {
                     return Ok(None);
                 }
-                if let Some(disk) = self.disk.as_ref().filter(|_| slots.cold > 0 && !slots.slots.contains_key(key))
+                if let Some(disk) = self.disk.as_ref().filter(|_| slots.cold > 0 && hot.is_none())
                     && let Some(state) = disk.get(*pane, key)?
                     && !add(*pane, key, &state)
                 {
@@ -229,7 +243,7 @@ impl Store {
                 }
                 continue;
             }
-            if !slots.slots.iter().all(|(key, slot)| add(*pane, key, &slot.state)) {
+            if !slots.slots.iter().all(|slot| add(*pane, slot.key(), slot.state())) {
                 return Ok(None);
             }
             let mut fits = true;

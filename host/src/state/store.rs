@@ -12,11 +12,11 @@ use crate::state::bulk::Bulk;
 use crate::state::codec::{CodecError, stable_hash};
 pub use crate::state::read::Part;
 use crate::state::read::Read;
+use crate::state::slots::{InMemory, Slots};
 use crate::state::spill::{Spill, SpillError};
 use crate::state::timers::{FirstTimer, Timers};
 use std::borrow::Cow;
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 /// A pane: a slice of event time that overlapping windows share.
@@ -54,10 +54,39 @@ pub type Pair<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 pub struct Update {
     /// Pane.
     pub pane: PaneId,
+    /// Encoded key, then encoded partial state: as a slot keeps them.
+    bytes: Box<[u8]>,
+    key: u32,
+    place: Option<Place>,
+}
+
+/// Where a slot is in memory: what [`Store::find`] gives and [`Update::at`] takes, so that setting a slot need not look for it again. It may
+/// be out of date: then the slot is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(pub(super) u32);
+
+impl Update {
+    /// Of a slot's encoded key and partial state.
+    pub fn new(pane: PaneId, key: &[u8], state: &[u8]) -> Self {
+        // No record of Kafka has 2 GiB.
+        Self { pane, bytes: [key, state].concat().into(), key: key.len() as u32, place: None }
+    }
+
+    /// The same, of a slot that was found there.
+    #[must_use]
+    pub fn at(self, place: Option<Place>) -> Self {
+        Self { place, ..self }
+    }
+
     /// Encoded key.
-    pub key: Box<[u8]>,
+    pub fn key(&self) -> &[u8] {
+        &self.bytes[..self.key as usize]
+    }
+
     /// Encoded partial state.
-    pub state: Box<[u8]>,
+    pub fn state(&self) -> &[u8] {
+        &self.bytes[self.key as usize..]
+    }
 }
 
 /// Why an entry could not be taken in.
@@ -105,21 +134,10 @@ impl std::iter::Sum for Sizes {
     }
 }
 
-/// A slot in memory.
-pub(super) struct InMemory {
-    pub(super) state: Box<[u8]>,
-    /// The epoch, counted from the start of the table, that changed it last.
-    pub(super) touched: u32,
-    /// The disk has an older state of it.
-    pub(super) on_disk: bool,
-}
-
 /// The slots of a pane.
 #[derive(Default)]
 pub(super) struct Pane {
-    pub(super) slots: HashMap<Box<[u8]>, InMemory, ahash::RandomState>,
-    /// Its capacity as it is counted: that of the hash table falls with removals, and the memory does not.
-    pub(super) capacity: usize,
+    pub(super) slots: Slots,
     /// Slots that are on disk only.
     pub(super) cold: usize,
     /// Entries on disk: those, and those whose slot is in memory.
@@ -132,6 +150,7 @@ pub(super) struct Pane {
 #[derive(Default)]
 pub struct Store {
     pub(super) panes: BTreeMap<PaneId, Pane>,
+    hasher: ahash::RandomState,
     bytes: usize,
     slots: usize,
     pub(super) cold: usize,
@@ -152,11 +171,6 @@ pub struct Store {
 /// Bytes that an allocation takes: the allocator's classes are an eighth apart, and no less than 16.
 pub fn allocated(bytes: usize) -> usize {
     if bytes <= 128 { bytes.next_multiple_of(16).max(16) } else { bytes + bytes / 8 }
-}
-
-/// Bytes of a hash table of this capacity: an entry and a byte of control each place, of which 7 in 8 are used.
-pub(super) fn table(capacity: usize) -> usize {
-    (capacity * 8 / 7) * (size_of::<(Box<[u8]>, InMemory)>() + 1)
 }
 
 /// Bytes of a pane without slots.
@@ -269,7 +283,7 @@ impl Store {
             self.remove_pane(*pane, changes)?;
         }
         for update in updates {
-            change(changes, update.pane, &update.key, Some(&update.state));
+            change(changes, update.pane, update.key(), Some(update.state()));
             self.set(update)?;
         }
         self.read = Read::default();
@@ -279,7 +293,7 @@ impl Store {
 
     fn remove_pane(&mut self, pane: PaneId, changes: &mut Bulk) -> Result<(), SpillError> {
         let Some(gone) = self.panes.remove(&pane) else { return Ok(()) };
-        self.memory -= PANE_COST + table(gone.capacity);
+        self.memory -= PANE_COST + gone.slots.memory();
         let mut found = 0;
         if let Some(disk) = self.disk.as_mut().filter(|_| gone.on_disk > 0) {
             let mut keys: Vec<Box<[u8]>> = Vec::new();
@@ -287,7 +301,7 @@ impl Store {
             // What is read is of the moment at which reading began, so removing does not disturb it.
             for entry in disk.pane(pane, &[]) {
                 let (key, state) = entry?;
-                if !gone.slots.contains_key(&key) {
+                if gone.slots.find(hash_of(&self.hasher, &key), &key).is_none() {
                     found += 1;
                     self.bytes -= key.len() + state.len();
                     self.cold_bytes -= key.len() + state.len();
@@ -306,11 +320,10 @@ impl Store {
             self.slots -= gone.cold;
         }
         self.lost(pane, gone.cold, found)?;
-        for (key, slot) in gone.slots {
-            self.bytes -= key.len() + slot.state.len();
-            self.memory -= allocated(key.len()) + allocated(slot.state.len());
-            self.slots -= 1;
-            change(changes, pane, &key, None);
+        self.slots -= gone.slots.len();
+        for slot in gone.slots.iter() {
+            self.bytes -= slot.len();
+            change(changes, pane, slot.key(), None);
         }
         Ok(())
     }
@@ -342,7 +355,7 @@ impl Store {
         let (pane, key) = split(&entry.key)?;
         match entry.value {
             Some(state) => {
-                self.set(Update { pane, key: key.into(), state: state.into() })?;
+                self.set(Update::new(pane, key, &state))?;
                 self.keep_to_budget()?;
             }
             None => self.remove(&[(pane, key.into())], &mut Bulk::default())?,
@@ -356,13 +369,15 @@ impl Store {
 
     /// Takes a slot out of the table; whether the disk has an entry of it, which is still there.
     fn unset(&mut self, pane: PaneId, key: &[u8]) -> Result<bool, SpillError> {
+        let hash = self.hash(key);
         let Some(slots) = self.panes.get_mut(&pane) else { return Ok(false) };
+        let before = slots.slots.memory();
         let mut on_disk = false;
-        if let Some(old) = slots.slots.remove(key) {
-            self.bytes -= key.len() + old.state.len();
-            self.memory -= allocated(key.len()) + allocated(old.state.len());
+        if let Some(old) = slots.slots.remove(hash, key) {
+            self.bytes -= old.len();
+            self.memory = self.memory + slots.slots.memory() - before;
             self.slots -= 1;
-            on_disk = old.on_disk;
+            on_disk = old.on_disk();
         } else if slots.cold > 0
             && let Some(state) = self.read.get(self.disk.as_ref(), pane, key)?.map(<[u8]>::len)
         {
@@ -376,7 +391,7 @@ impl Store {
             self.read.forget(pane, key);
         }
         if slots.slots.is_empty() && slots.on_disk == 0 {
-            self.memory -= PANE_COST + table(slots.capacity);
+            self.memory -= PANE_COST + slots.slots.memory();
             self.panes.remove(&pane);
         }
         Ok(on_disk)
@@ -384,24 +399,28 @@ impl Store {
 
     /// Sets a slot.
     fn set(&mut self, update: Update) -> Result<(), SpillError> {
-        let Update { pane, key, state } = update;
+        let hasher = &self.hasher;
         let memory = &mut self.memory;
-        let slots = self.panes.entry(pane).or_insert_with(|| {
+        let slots = self.panes.entry(update.pane).or_insert_with(|| {
             *memory += PANE_COST;
             Pane::default()
         });
-        self.bytes += key.len() + state.len();
-        self.memory += allocated(state.len());
-        match slots.slots.entry(key) {
-            Entry::Occupied(mut slot) => {
-                self.bytes -= slot.key().len() + slot.get().state.len();
-                self.memory -= allocated(slot.get().state.len());
-                let slot = slot.get_mut();
-                (slot.state, slot.touched) = (state, self.round);
+        let (pane, key) = (update.pane, update.key());
+        let before = slots.slots.memory();
+        self.bytes += update.bytes.len();
+        let is_it = |Place(number): &Place| slots.slots.at(*number).is_some_and(|slot| slot.key() == key);
+        let found = update.place.filter(is_it).map(|Place(number)| number);
+        let mut hash = 0;
+        let found = found.or_else(|| {
+            hash = hash_of(hasher, key);
+            slots.slots.find(hash, key).map(|(number, _)| number)
+        });
+        match found {
+            Some(number) => {
+                self.bytes -= slots.slots.at(number).map_or(0, InMemory::len);
+                slots.slots.replace(number, update.bytes, self.round);
             }
-            Entry::Vacant(place) => {
-                let key = place.key();
-                self.memory += allocated(key.len());
+            None => {
                 let cold = slots.cold > 0;
                 let old = if cold { self.read.get(self.disk.as_ref(), pane, key)?.map(<[u8]>::len) } else { None };
                 match old {
@@ -413,20 +432,25 @@ impl Store {
                     None => {
                         self.slots += 1;
                         for timers in self.timers.iter_mut().chain(&mut self.processing_timers) {
-                            timers.add(pane, key, &state);
+                            timers.add(pane, key, update.state());
                         }
                     }
                 }
-                place.insert(InMemory { state, touched: self.round, on_disk: old.is_some() });
+                slots.slots.insert(hash, InMemory::new(update.bytes, update.key, self.round, old.is_some()));
             }
         }
-        let capacity = slots.slots.capacity();
-        if capacity > slots.capacity {
-            self.memory += table(capacity) - table(slots.capacity);
-            slots.capacity = capacity;
-        }
+        self.memory = self.memory + slots.slots.memory() - before;
         Ok(())
     }
+
+    /// The hash of a key, for [`Store::find`].
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        hash_of(&self.hasher, key)
+    }
+}
+
+fn hash_of(hasher: &ahash::RandomState, key: &[u8]) -> u64 {
+    hasher.hash_one(key)
 }
 
 /// The pane and the encoded key of an entry of the log.

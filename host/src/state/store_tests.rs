@@ -33,7 +33,7 @@ fn limit(folder: &Path, memory_bytes: usize) -> StateLimit {
 }
 
 fn update(start: i64, key: &str, state: &str) -> Update {
-    Update { pane: PaneId { start, from: start }, key: key.as_bytes().into(), state: state.as_bytes().into() }
+    Update::new(PaneId { start, from: start }, key.as_bytes(), state.as_bytes())
 }
 
 /// Timers so long after the start of a slot's pane.
@@ -96,12 +96,18 @@ fn epoch(random: &mut Random, store: &mut Store, plain: &mut Plain) {
     let mut updates = Vec::new();
     let mut fetched: Vec<Slot> = (0..random.below(30)).map(|_| slot(random)).collect();
     if random.below(2) == 0 {
-        store.fetch(&fetched).unwrap();
+        store.fetch(fetched.iter().map(|(pane, key)| (*pane, key.as_ref()))).unwrap();
     }
     fetched.sort_unstable();
     fetched.dedup();
     for (pane, key) in fetched {
-        updates.push(Update { pane, key, state: vec![b'x'; random.below(60) as usize].into() });
+        // Where it was found, where another slot is, where none is.
+        let place = match random.below(3) {
+            0 => store.find(pane, store.hash(&key), &key).unwrap().and_then(|(_, place)| place),
+            1 => Some(Place(random.below(30) as u32)),
+            _ => None,
+        };
+        updates.push(Update::new(pane, &key, &vec![b'x'; random.below(20) as usize]).at(place));
     }
     for slot in &removed_slots {
         plain.remove(slot);
@@ -114,9 +120,9 @@ fn epoch(random: &mut Random, store: &mut Store, plain: &mut Plain) {
         }
         !gone
     });
-    for Update { pane, key, state } in &updates {
-        plain.insert((*pane, key.clone()), state.to_vec());
-        want.insert((*pane, key.clone()), Some(state.to_vec()));
+    for update in &updates {
+        plain.insert((update.pane, update.key().into()), update.state().to_vec());
+        want.insert((update.pane, update.key().into()), Some(update.state().to_vec()));
     }
     let mut changes = Bulk::default();
     store.remove(&removed_slots, &mut changes).unwrap();
@@ -188,7 +194,7 @@ fn key(n: usize) -> Box<[u8]> {
 fn on_disk(folder: &Path, count: usize) -> Store {
     let mut store = Store::default().within(limit(folder, 0));
     let pane = PaneId { start: 0, from: 0 };
-    let updates = (0..count).map(|n| Update { pane, key: key(n), state: n.to_le_bytes().into() }).collect();
+    let updates = (0..count).map(|n| Update::new(pane, &key(n), &n.to_le_bytes())).collect();
     store.apply(updates, &[], &mut Bulk::default()).unwrap();
     assert_eq!(store.sizes().disk_slots, count);
     store
@@ -201,7 +207,7 @@ fn many_slots_at_once() {
     let count = 10_000;
     let mut store = on_disk(folder.path(), count);
     let pane = PaneId { start: 0, from: 0 };
-    let half: Vec<Update> = (0..count / 2).map(|n| Update { pane, key: key(n * 2), state: b"changed"[..].into() }).collect();
+    let half: Vec<Update> = (0..count / 2).map(|n| Update::new(pane, &key(n * 2), b"changed")).collect();
     store.apply(half, &[], &mut Bulk::default()).unwrap();
     assert_eq!((store.slots(), store.sizes().disk_slots), (count, count));
     let gone: Vec<Slot> = (0..5_000).map(|n| (pane, key(n))).collect();
@@ -228,7 +234,7 @@ fn what_is_changed_often_stays_in_memory() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::default().within(limit(folder.path(), 200_000));
     let pane = PaneId { start: 0, from: 0 };
-    let update = |n: usize| Update { pane, key: key(n), state: n.to_le_bytes().into() };
+    let update = |n: usize| Update::new(pane, &key(n), &n.to_le_bytes());
     for round in 0..40 {
         let cold = (100 + round * 100..200 + round * 100).map(update);
         store.apply((0..100).map(update).chain(cold).collect(), &[], &mut Bulk::default()).unwrap();
@@ -250,7 +256,7 @@ fn long_keys_stay_in_memory() {
     let mut store = Store::default().within(limit(folder.path(), 0));
     let long: Box<[u8]> = vec![b'k'; 100_000].into();
     let pane = PaneId { start: 0, from: 0 };
-    let update = |key: Box<[u8]>| Update { pane, key, state: b"s"[..].into() };
+    let update = |key: Box<[u8]>| Update::new(pane, &key, b"s");
     store.apply(vec![update(long.clone()), update(key(1))], &[], &mut Bulk::default()).unwrap();
     assert_eq!((store.slots(), store.sizes().disk_slots), (2, 1));
     assert_eq!(store.get(pane, &long).unwrap(), Some(&b"s"[..]));
@@ -263,7 +269,7 @@ fn timers_on_disk_go_off() {
     let mut store = Store::new(Some(after(10))).within(limit(folder.path(), 20_000));
     for start in 0..500 {
         let pane = PaneId { start, from: 0 };
-        store.apply(vec![Update { pane, key: key(start as usize), state: b"s"[..].into() }], &[], &mut Bulk::default()).unwrap();
+        store.apply(vec![Update::new(pane, &key(start as usize), b"s")], &[], &mut Bulk::default()).unwrap();
     }
     assert!(store.timers.as_ref().unwrap().memory() <= 5_000 + 200);
     let due = |store: &Store, now: i64| -> Vec<i64> {
@@ -351,7 +357,7 @@ fn a_disk_that_can_not_be_written_to_is_told() {
     std::fs::write(folder.path().join("file"), "").unwrap();
     let limit = StateLimit { memory_bytes: 0, spill: Some(folder.path().join("file/spill")) };
     let mut store = Store::default().within(limit);
-    let update = Update { pane: PaneId { start: 0, from: 0 }, key: key(1), state: b"s"[..].into() };
+    let update = Update::new(PaneId { start: 0, from: 0 }, &key(1), b"s");
     let error = store.apply(vec![update], &[], &mut Bulk::default()).unwrap_err();
     assert!(matches!(error, SpillError::Io { .. }), "{error}");
     assert!(error.to_string().contains("file/spill") && error.to_string().contains("--state-memory"), "{error}");

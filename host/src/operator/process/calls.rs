@@ -238,7 +238,7 @@ impl<'t> Work<'t> {
     }
 
     fn key_text(&self, key: u32) -> Result<String> {
-        let key = self.groups.slots[key as usize].1.as_ref();
+        let key = self.groups.key(key as usize);
         let columns = self.closer.keys.decode(std::iter::once(key)).map_err(external)?;
         Ok(columns.iter().map(|c| display(c.as_ref(), 0)).collect::<Vec<_>>().join(", "))
     }

@@ -11,7 +11,7 @@ use crate::operator::close::Closed;
 use crate::operator::epoch::{RejectedRow, RowError, TaskEpoch};
 use crate::operator::isolate::Budget;
 use crate::operator::merge::{external, external_store};
-use crate::state::store::{Slot, Store, Update};
+use crate::state::store::{Store, Update};
 use arrow::array::{ArrayRef, RecordBatch};
 use datafusion::error::Result;
 use std::sync::Arc;
@@ -84,17 +84,11 @@ impl ProcessCloser {
     /// [`SpillError`](crate::state::spill::SpillError) when the disk does not give what is over the memory budget.
     pub fn close(&self, closing: &ProcessClosing<'_>, budget: &mut Budget) -> Result<Processed> {
         let (table, waiting) = self.table(closing)?;
-        let store = closing.store;
         let woken = self.woken(closing)?;
         let groups = self.groups(closing, &table, woken.into_iter())?;
-        store.fetch(&groups.slots).map_err(external_store)?;
-        let mut stored: Vec<Option<&[u8]>> = Vec::with_capacity(groups.slots.len());
-        let mut found = Vec::with_capacity(groups.slots.len());
-        for (pane, key) in &groups.slots {
-            let slot = store.get(*pane, key).map_err(external_store)?;
-            stored.push(slot);
-            found.extend(slot);
-        }
+        let places = groups.stored(closing.store)?;
+        let stored: Vec<Option<&[u8]>> = places.iter().map(|found| found.map(|(state, _)| state)).collect();
+        let found: Vec<&[u8]> = stored.iter().flatten().copied().collect();
         let (kept, columns) = decode(&self.states, &found).map_err(external)?;
         let mut read = kept.into_iter().enumerate();
         let current = stored.iter().map(|slot| match slot.and_then(|_| read.next()) {
@@ -107,12 +101,11 @@ impl ProcessCloser {
         work.run(lives.calls, budget)?;
         lives.ended.iter().for_each(|key| work.end(*key));
         let (mut out, after) = self.after(closing, &groups, &stored, &lives.looked, work)?;
-        let mut slots = groups.slots;
-        let set = |i: usize, bytes: Vec<u8>| {
+        let set = |i: usize, bytes: &[u8]| {
             let key = after.keys[i];
-            if stored[key] != Some(bytes.as_slice()) {
-                let key = std::mem::take(&mut slots[key].1);
-                out.closed.updates.push(Update { pane: LIVE, key, state: bytes.into() });
+            if stored[key] != Some(bytes) {
+                let place = places[key].and_then(|(_, place)| place);
+                out.closed.updates.push(Update::new(LIVE, groups.key(key), bytes).at(place));
             }
         };
         encode(&self.states, &after.kept, after.states, set).map_err(external)?;
@@ -127,8 +120,7 @@ impl ProcessCloser {
         let store = closing.store;
         let mut woken = store.timers_until(closing.now).map_err(external_store)?;
         if closing.now > closing.reached {
-            let slots: Vec<Slot> = woken.iter().map(|(pane, key)| (*pane, (*key).into())).collect();
-            store.fetch(&slots).map_err(external_store)?;
+            store.fetch(woken.iter().copied()).map_err(external_store)?;
             let mut awake = Vec::new();
             for (pane, key) in woken {
                 let slot = store.get(pane, key).map_err(external_store)?;
@@ -189,7 +181,7 @@ impl ProcessCloser {
         let closed = &mut out.closed;
         let (mut keys, mut places, mut kept): (Vec<usize>, Vec<Place>, Vec<Kept>) = (Vec::new(), Vec::new(), Vec::new());
         for key in looked.iter().map(|key| *key as usize) {
-            let name = || groups.slots[key].1.clone();
+            let name = || Box::from(groups.key(key));
             let Some(place) = work.current[key].state else {
                 if stored[key].is_some() {
                     closed.removed_slots.push((LIVE, name()));

@@ -117,7 +117,7 @@ pub(super) fn encode(
     codec: &RowCodec,
     kept: &[Kept],
     states: Vec<ArrayRef>,
-    mut each: impl FnMut(usize, Vec<u8>),
+    mut each: impl FnMut(usize, &[u8]),
 ) -> Result<(), CodecError> {
     let column = |of: &dyn Fn(&Kept) -> &[i64]| -> ArrayRef {
         let mut builder = BinaryBuilder::new();
@@ -129,14 +129,15 @@ pub(super) fn encode(
     };
     let mut columns = vec![column(&|k| &k.event), column(&|k| &k.processing)];
     columns.extend(states);
+    let mut bytes = Vec::new();
     codec.encode(&columns, kept.len(), |i, row| {
         let of = &kept[i];
-        let mut bytes = Vec::with_capacity(TIMES * TIME_BYTES + row.len());
+        bytes.clear();
         for time in [of.touched, of.armed, of.armed_processing] {
             bytes.extend_from_slice(&time.to_be_bytes());
         }
         bytes.extend_from_slice(row);
-        each(i, bytes);
+        each(i, &bytes);
     })
 }
 
@@ -180,7 +181,7 @@ mod tests {
         ];
         let states: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(StringArray::from(vec!["a", ""]))];
         let mut slots = Vec::new();
-        encode(&codec, &kept, states.clone(), |_, bytes| slots.push(bytes)).unwrap();
+        encode(&codec, &kept, states.clone(), |_, bytes| slots.push(bytes.to_vec())).unwrap();
         assert_eq!(slots.iter().map(|s| armed(s)).collect::<Vec<_>>(), [(-3, i64::MAX), (1, 4)]);
         assert_eq!(slots.iter().map(|s| has_timers(s)).collect::<Vec<_>>(), [true, false]);
         let (read, columns) = decode(&codec, &slots.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();

@@ -9,13 +9,13 @@ use crate::operator::assigner::idle::LIVE;
 use crate::operator::columns::row_numbers;
 use crate::operator::merge::{external, external_store};
 use crate::state::codec::CodecError;
-use crate::state::store::{PaneId, Slot, Update};
-use ahash::RandomState;
+use crate::state::store::{PaneId, Place, Slot, Store, Update};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use datafusion::error::Result;
-use std::collections::{BTreeMap, HashMap};
+use hashbrown::HashTable;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const LENGTH_BYTES: usize = 4;
@@ -43,9 +43,14 @@ pub(super) struct Table {
 }
 
 /// Rows by key.
+#[derive(Default)]
 pub(super) struct Groups {
-    /// The slots of the keys by number.
-    pub slots: Vec<Slot>,
+    /// The encoded keys by number, one behind the other.
+    keys: Vec<u8>,
+    /// Where each ends in `keys`.
+    key_ends: Vec<usize>,
+    /// Of each, as the table hashes it.
+    hashes: Vec<u64>,
     /// Numbers of rows, key by key.
     order: Vec<u32>,
     /// Where those of each key end in `order`.
@@ -53,6 +58,24 @@ pub(super) struct Groups {
 }
 
 impl Groups {
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.key_ends.len()
+    }
+
+    /// An encoded key.
+    pub fn key(&self, number: usize) -> &[u8] {
+        let start = number.checked_sub(1).map_or(0, |before| self.key_ends[before]);
+        &self.keys[start..self.key_ends[number]]
+    }
+
+    /// What is stored of each key, and where.
+    pub fn stored<'a>(&self, store: &'a Store) -> Result<Vec<Option<(&'a [u8], Option<Place>)>>> {
+        let keys = (0..self.len()).map(|number| self.key(number));
+        store.fetch(keys.clone().map(|key| (LIVE, key))).map_err(external_store)?;
+        keys.zip(&self.hashes).map(|(key, hash)| store.find(LIVE, *hash, key).map_err(external_store)).collect()
+    }
+
     /// The rows of a key.
     pub fn rows(&self, key: usize) -> &[u32] {
         let start = key.checked_sub(1).map_or(0, |before| self.ends[before]);
@@ -156,11 +179,10 @@ impl ProcessCloser {
             value.extend_from_slice(row);
         };
         self.waiting.encode(&columns, wait.len(), add).map_err(external)?;
-        let slots: Vec<Slot> = values.keys().cloned().collect();
-        closing.store.fetch(&slots).map_err(external_store)?;
+        closing.store.fetch(values.keys().map(|(pane, key)| (*pane, key.as_ref()))).map_err(external_store)?;
         for ((pane, key), value) in values {
             let before = closing.store.get(pane, &key).map_err(external_store)?.unwrap_or_default();
-            waiting.updates.push(Update { pane, key, state: [before, &value].concat().into() });
+            waiting.updates.push(Update::new(pane, &key, &[before, &value].concat()));
         }
         Ok(())
     }
@@ -177,14 +199,19 @@ impl ProcessCloser {
         woken: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Groups> {
         let count = table.times.len();
-        let mut numbers: HashMap<Box<[u8]>, u32, RandomState> = HashMap::with_capacity_and_hasher(count, RandomState::default());
-        let mut number = |key: &[u8]| match numbers.get(key) {
-            Some(number) => *number,
-            None => {
-                let next = numbers.len() as u32;
-                numbers.insert(key.into(), next);
-                next
+        let (mut numbers, mut groups) = (HashTable::with_capacity(count), Groups::default());
+        let mut number = |key: &[u8]| -> u32 {
+            let hash = closing.store.hash(key);
+            let is_it = |number: &u32| groups.hashes[*number as usize] == hash && groups.key(*number as usize) == key;
+            if let Some(number) = numbers.find(hash, is_it) {
+                return *number;
             }
+            let next = groups.len() as u32;
+            groups.keys.extend_from_slice(key);
+            groups.key_ends.push(groups.keys.len());
+            groups.hashes.push(hash);
+            numbers.insert_unique(hash, next, |number| groups.hashes[*number as usize]);
+            next
         };
         let mut of_row = Vec::with_capacity(count);
         self.keys.encode(&self.key_columns(&table.rows), count, |_, key| of_row.push(number(key))).map_err(external)?;
@@ -192,7 +219,7 @@ impl ProcessCloser {
             number(key);
         });
         let waits = |row: usize| self.plan.order == Order::EventTime && table.times[row] >= closing.now;
-        let mut ends = vec![0; numbers.len()];
+        let mut ends = vec![0; groups.len()];
         for (_, key) in of_row.iter().enumerate().filter(|(row, _)| !waits(*row)) {
             ends[*key as usize] += 1;
         }
@@ -207,9 +234,7 @@ impl ProcessCloser {
             order[*at] = row as u32;
             *at += 1;
         }
-        let mut slots = vec![(LIVE, Box::default()); numbers.len()];
-        numbers.into_iter().for_each(|(key, number)| slots[number as usize].1 = key);
-        let mut groups = Groups { slots, order, ends };
+        (groups.order, groups.ends) = (order, ends);
         if self.plan.order == Order::EventTime {
             let mut start = 0;
             for end in &groups.ends {
