@@ -9,7 +9,7 @@
 use kindling::limits::StateLimit;
 use kindling::size::format_size;
 use kindling::state::bulk::Bulk;
-use kindling::state::store::{PaneId, Slot, Store, Update};
+use kindling::state::store::{PaneId, Place, Store, Update};
 use kindling::time::cpu_seconds;
 use std::error::Error;
 use std::time::Instant;
@@ -79,12 +79,9 @@ fn run(case: &Case) -> Result<usize, Box<dyn Error>> {
         done += keys.len() as u64;
         let updates = updates(keys.into_iter());
         store.fetch(updates.iter().map(|u| (u.pane, u.key())))?;
-        let mut found = Vec::with_capacity(updates.len());
-        for update in updates {
-            let place = store.find(update.pane, store.hash(update.key()), update.key())?.and_then(|(_, place)| place);
-            found.push(update.at(place));
-        }
-        store.apply(found, &[], &mut Bulk::default())?;
+        let found = store.find_all(updates.iter().map(|u| (u.pane, store.hash(u.key()), u.key())))?;
+        let places: Vec<Option<Place>> = found.into_iter().map(|found| found.and_then(|(_, place)| place)).collect();
+        store.apply(updates.into_iter().zip(places).map(|(update, place)| update.at(place)).collect(), &[], &mut Bulk::default())?;
     }
     let sizes = store.sizes();
     let million = done as f64 / 1e6;

@@ -375,7 +375,7 @@ struct StoredStates<'a> {
     states: Vec<&'a [u8]>,
     /// Where those of each slot end in `states`.
     ends: Vec<usize>,
-    /// Where the last of those of each slot is in memory.
+    /// Where the last of those of each slot is in memory. Only a slot that is the merge of what is stored of itself is set there again.
     places: Vec<Option<Place>>,
 }
 
@@ -400,20 +400,21 @@ pub(super) struct Slots {
 impl Slots {
     /// What is stored of each slot.
     fn stored_states<'a>(&self, store: &'a Store) -> std::result::Result<StoredStates<'a>, SpillError> {
-        if self.stored.is_none() {
-            store.fetch(self.keys.iter().map(|(pane, key)| (*pane, key.as_ref())))?;
-        }
         let count = self.keys.len();
-        let mut stored = StoredStates { states: Vec::new(), ends: Vec::with_capacity(count), places: vec![None; count] };
-        for (slot, (pane, key)) in self.keys.iter().enumerate() {
-            let panes = self.stored.as_ref().map_or(std::slice::from_ref(pane), |s| s[slot].as_slice());
-            for pane in panes {
-                if let Some((state, place)) = store.find(*pane, store.hash(key), key)? {
-                    stored.states.push(state);
-                    stored.places[slot] = place;
-                }
-            }
+        let mut stored = StoredStates { states: Vec::new(), ends: Vec::with_capacity(count), places: Vec::with_capacity(count) };
+        let mut add = |found: &[Option<(&'a [u8], Option<Place>)>]| {
+            stored.states.extend(found.iter().flatten().map(|(state, _)| *state));
             stored.ends.push(stored.states.len());
+            stored.places.push(found.last().copied().flatten().and_then(|(_, place)| place));
+        };
+        let Some(panes) = &self.stored else {
+            store.fetch(self.keys.iter().map(|(pane, key)| (*pane, key.as_ref())))?;
+            let slots = self.keys.iter().map(|(pane, key)| (*pane, store.hash(key), key.as_ref()));
+            store.find_all(slots)?.iter().for_each(|found| add(std::slice::from_ref(found)));
+            return Ok(stored);
+        };
+        for ((_, key), panes) in self.keys.iter().zip(panes) {
+            add(&store.find_all(panes.iter().map(|pane| (*pane, store.hash(key), key.as_ref())))?);
         }
         Ok(stored)
     }

@@ -10,6 +10,8 @@ use std::collections::HashMap;
 const HEAD: usize = 18;
 /// The value's length of a removal.
 const REMOVED: u32 = u32::MAX;
+/// Changes that are touched at once.
+const AT_ONCE: usize = 64;
 /// Bytes of a block: the first, and those of many. A block does not grow, since its bytes would have to move.
 const BLOCK: usize = 4 << 10;
 const BLOCK_MAX: usize = 1 << 20;
@@ -118,7 +120,24 @@ impl Bulk {
 
     /// The last change of each key, by shard and key.
     pub fn sorted(&self) -> impl ExactSizeIterator<Item = BorrowedChange<'_>> {
-        self.order().into_iter().map(|number| self.change(number))
+        let order = self.order();
+        (0..order.len()).map(move |i| {
+            if i % AT_ONCE == 0 {
+                self.touch(&order[i..(i + AT_ONCE).min(order.len())]);
+            }
+            self.change(order[i])
+        })
+    }
+
+    /// Reads a little of each change: they lie all over, and in a short loop the processor waits for many of them together.
+    fn touch(&self, numbers: &[u32]) {
+        let of = |number: &u32| -> Option<u8> {
+            let entry = self.entries[*number as usize];
+            let change = self.blocks[entry.block as usize].get(entry.at as usize..)?;
+            let value = if entry.value == REMOVED { 0 } else { entry.value as usize };
+            Some(change.first()? ^ change.get((entry.key as usize + value).checked_sub(1)?)?)
+        };
+        std::hint::black_box(numbers.iter().filter_map(of).fold(0, |all, byte| all ^ byte));
     }
 
     /// Numbers of the last change of each key, by shard and key.

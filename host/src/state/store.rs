@@ -11,7 +11,7 @@ use crate::output::Change;
 use crate::state::bulk::Bulk;
 use crate::state::codec::{CodecError, stable_hash};
 pub use crate::state::read::Part;
-use crate::state::read::Read;
+use crate::state::read::{AT_ONCE, Read};
 use crate::state::slots::{InMemory, Slots};
 use crate::state::spill::{Spill, SpillError};
 use crate::state::timers::{FirstTimer, Timers};
@@ -282,9 +282,13 @@ impl Store {
         for pane in removed {
             self.remove_pane(*pane, changes)?;
         }
-        for update in updates {
-            change(changes, update.pane, update.key(), Some(update.state()));
-            self.set(update)?;
+        let mut updates = updates.into_iter();
+        while !updates.as_slice().is_empty() {
+            self.touch(updates.as_slice().iter().take(AT_ONCE));
+            for update in updates.by_ref().take(AT_ONCE) {
+                change(changes, update.pane, update.key(), Some(update.state()));
+                self.set(update)?;
+            }
         }
         self.read = Read::default();
         self.round = self.round.saturating_add(1);
@@ -395,6 +399,12 @@ impl Store {
             self.panes.remove(&pane);
         }
         Ok(on_disk)
+    }
+
+    /// Reads a little of the slots that are about to be set.
+    fn touch<'u>(&self, updates: impl Iterator<Item = &'u Update>) {
+        let of = |update: &Update| self.panes.get(&update.pane)?.slots.at(update.place?.0)?.touch();
+        std::hint::black_box(updates.filter_map(of).fold(0, |all, byte| all ^ byte));
     }
 
     /// Sets a slot.

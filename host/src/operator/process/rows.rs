@@ -73,7 +73,7 @@ impl Groups {
     pub fn stored<'a>(&self, store: &'a Store) -> Result<Vec<Option<(&'a [u8], Option<Place>)>>> {
         let keys = (0..self.len()).map(|number| self.key(number));
         store.fetch(keys.clone().map(|key| (LIVE, key))).map_err(external_store)?;
-        keys.zip(&self.hashes).map(|(key, hash)| store.find(LIVE, *hash, key).map_err(external_store)).collect()
+        store.find_all(keys.zip(&self.hashes).map(|(key, hash)| (LIVE, *hash, key))).map_err(external_store)
     }
 
     /// The rows of a key.
