@@ -81,7 +81,11 @@ fn run(case: &Case) -> Result<usize, Box<dyn Error>> {
         store.fetch(updates.iter().map(|u| (u.pane, u.key())))?;
         let found = store.find_all(updates.iter().map(|u| (u.pane, store.hash(u.key()), u.key())))?;
         let places: Vec<Option<Place>> = found.into_iter().map(|found| found.and_then(|(_, place)| place)).collect();
-        store.apply(updates.into_iter().zip(places).map(|(update, place)| update.at(place)).collect(), &[], &mut Bulk::default())?;
+        store.apply(
+            updates.into_iter().zip(places).map(|(update, place)| update.at(place)).collect(),
+            &[],
+            &mut Bulk::default(),
+        )?;
     }
     let sizes = store.sizes();
     let million = done as f64 / 1e6;

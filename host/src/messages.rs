@@ -1,17 +1,18 @@
-//! Messages of librdkafka, held as it gave them, and the queues that they come from.
+//! Messages of librdkafka, held as it gave them, the queues that they come from, and the topics that they go to.
 //!
 //! `unsafe` because rust-rdkafka has no batches: `rd_kafka_consume_batch_queue` halves the CPU of a poll a row, and keeping the
-//! message's pointer means that nothing is copied. What makes it sound: a [`Message`] is the only owner of its pointer; queues and
-//! messages are dropped before the client they came from, which each holder keeps alive; librdkafka's functions used here may be
-//! called from any thread.
+//! message's pointer means that nothing is copied; `rd_kafka_produce_batch` looks at clocks and locks once a batch. What makes it sound: a
+//! [`Message`] is the only owner of its pointer; queues, topics and messages are dropped before the client they came from, which each holder
+//! keeps alive; what is produced is copied within the call; librdkafka's functions used here may be called from any thread.
 #![allow(unsafe_code)]
 
 use crate::element::Record;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka_sys as sys;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
@@ -173,5 +174,65 @@ impl Drop for Queue {
     fn drop(&mut self) {
         // SAFETY: the queue is valid until here.
         unsafe { sys::rd_kafka_queue_destroy(self.raw()) }
+    }
+}
+
+/// A topic that a producer without opaques writes to; its holder drops it before the producer.
+pub struct Topic(NonNull<sys::rd_kafka_topic_t>);
+
+// SAFETY: librdkafka locks its topics.
+unsafe impl Send for Topic {}
+
+/// librdkafka's `RD_KAFKA_PARTITION_UA`: the partitioner says where a record goes.
+const UNASSIGNED: i32 = -1;
+
+/// Key and value of a record; none of a value is a tombstone.
+pub type KeyValue<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
+impl Topic {
+    /// The topic of this name; none where librdkafka refuses the name.
+    pub fn of_producer<C: ProducerContext<DeliveryOpaque = ()>>(producer: &BaseProducer<C>, name: &str) -> Option<Self> {
+        let name = CString::new(name).ok()?;
+        // SAFETY: the client is valid during the call; no configuration is the client's own for topics.
+        let topic = unsafe { sys::rd_kafka_topic_new(producer.client().native_ptr(), name.as_ptr(), ptr::null_mut()) };
+        NonNull::new(topic).map(Self)
+    }
+
+    /// Queues records to a partition, or to where the partitioner says. Gives those that were refused, and why; others may have gone behind them.
+    pub fn produce<'a>(&self, partition: Option<i32>, records: &[KeyValue<'a>]) -> Vec<(KeyValue<'a>, RDKafkaErrorCode)> {
+        let raw =
+            |bytes: Option<&[u8]>| bytes.map_or((ptr::null_mut(), 0), |b| (b.as_ptr().cast_mut().cast::<c_void>(), b.len()));
+        let message = |(key, value): &KeyValue<'_>| {
+            let ((key, key_len), (payload, len)) = (raw(*key), raw(*value));
+            sys::rd_kafka_message_t {
+                err: sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
+                rkt: ptr::null_mut(),
+                partition: 0,
+                payload,
+                len,
+                key,
+                key_len,
+                offset: 0,
+                // What rust-rdkafka gives for an opaque of `()`.
+                _private: ptr::null_mut(),
+            }
+        };
+        let mut messages: Vec<_> = records.iter().map(message).collect();
+        let partition = partition.unwrap_or(UNASSIGNED);
+        let count = i32::try_from(messages.len()).unwrap_or(i32::MAX);
+        // SAFETY: `count` is at most their number; keys and values are only read, and copied, during the call.
+        unsafe {
+            sys::rd_kafka_produce_batch(self.0.as_ptr(), partition, sys::RD_KAFKA_MSG_F_COPY, messages.as_mut_ptr(), count)
+        };
+        let ok = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+        let refused = records.iter().zip(&messages).filter(|(_, message)| message.err != ok);
+        refused.map(|(record, message)| (*record, message.err.into())).collect()
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        // SAFETY: the topic is valid until here.
+        unsafe { sys::rd_kafka_topic_destroy(self.0.as_ptr()) }
     }
 }

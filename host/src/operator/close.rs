@@ -18,7 +18,7 @@ use crate::operator::sessions::last_times;
 use crate::plan::WindowPlan;
 use crate::state::codec::RowCodec;
 use crate::state::spill::SpillError;
-use crate::state::store::{PaneId, Place, Slot, Store, Update};
+use crate::state::store::{Found, PaneId, Place, Slot, Store, Update};
 use crate::state::timers::FirstTimer;
 use ahash::RandomState;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
@@ -402,7 +402,7 @@ impl Slots {
     fn stored_states<'a>(&self, store: &'a Store) -> std::result::Result<StoredStates<'a>, SpillError> {
         let count = self.keys.len();
         let mut stored = StoredStates { states: Vec::new(), ends: Vec::with_capacity(count), places: Vec::with_capacity(count) };
-        let mut add = |found: &[Option<(&'a [u8], Option<Place>)>]| {
+        let mut add = |found: &[Found<'a>]| {
             stored.states.extend(found.iter().flatten().map(|(state, _)| *state));
             stored.ends.push(stored.states.len());
             stored.places.push(found.last().copied().flatten().and_then(|(_, place)| place));

@@ -200,9 +200,8 @@ impl Closer {
         }
         match self.layout.combine(&self.window, &groups) {
             Ok(states) => {
-                let update = |((start, key), state): ((i64, &[u8]), Box<[u8]>)| {
-                    Update::new(PaneId { start, from: PLAIN }, key, &state)
-                };
+                let update =
+                    |((start, key), state): ((i64, &[u8]), Box<[u8]>)| Update::new(PaneId { start, from: PLAIN }, key, &state);
                 settled.merged = slots.into_iter().zip(states).map(update).collect();
                 Ok(settled)
             }

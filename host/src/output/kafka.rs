@@ -8,6 +8,7 @@ mod restore;
 use crate::config::spec::{SinkSpec, SourceSpec};
 use crate::element::PartitionName;
 use crate::limits::STATE_SHARDS;
+use crate::messages::KeyValue;
 use crate::output::files::FileSinks;
 use crate::output::follower::Follower;
 use crate::output::local::roles;
@@ -24,7 +25,7 @@ use std::collections::BTreeMap;
 
 /// librdkafka's default of `message.max.bytes`: key and value of a record, bytes.
 const MESSAGE_MAX_BYTES: usize = 1_000_000;
-/// Records queued between two looks at delivery reports.
+/// Records queued at once, and between two looks at delivery reports.
 const SERVE_EVERY: usize = 1_000;
 /// `segment.bytes` of the changelog: 64 MiB.
 const SEGMENT_BYTES: &str = "67108864";
@@ -152,15 +153,12 @@ impl KafkaCommitter {
     fn send_all(&self, transactions: &Transactions, role: &str, records: &[OutRecord]) -> Result<(), CommitError> {
         let Some(topic) = self.topics.get(role) else { return Ok(()) };
         let largest = self.properties.get("message.max.bytes").and_then(|b| b.parse().ok()).unwrap_or(MESSAGE_MAX_BYTES);
-        for (i, record) in records.iter().enumerate() {
+        for records in records.chunks(SERVE_EVERY) {
             // A side output must not stop the job for a record that came in: it says where that is.
-            let cut = if role == "sink" { None } else { side::cut(record, largest) };
-            let record = cut.as_ref().unwrap_or(record);
-            let value = (!record.is_tombstone).then_some(record.value.as_slice());
-            transactions.send(topic, None, record.key.as_deref(), value)?;
-            if i % SERVE_EVERY == 0 {
-                transactions.poll();
-            }
+            let cut: Vec<_> = records.iter().map(|r| if role == "sink" { None } else { side::cut(r, largest) }).collect();
+            let sent = records.iter().zip(&cut).map(|(record, cut)| cut.as_ref().unwrap_or(record));
+            let sent = sent.map(|r| (r.key.as_deref(), (!r.is_tombstone).then_some(r.value.as_slice())));
+            transactions.send_all(topic, None, &sent.collect::<Vec<_>>())?;
         }
         Ok(())
     }
@@ -177,11 +175,17 @@ impl KafkaCommitter {
         commit.named.iter().try_for_each(|(role, records)| self.send_all(transactions, role, records))?;
         self.send_all(transactions, "late", &commit.late)?;
         self.send_all(transactions, "rejects", &commit.rejects)?;
-        for (i, (shard, key, value)) in commit.changes.iter().enumerate() {
-            transactions.send(&self.changelog, Some(i32::from(shard)), Some(key), value)?;
-            if i % SERVE_EVERY == 0 {
-                transactions.poll();
+        let mut shards: [Vec<KeyValue<'_>>; STATE_SHARDS as usize] = Default::default();
+        for (shard, key, value) in commit.changes.iter() {
+            let records = &mut shards[usize::from(shard % STATE_SHARDS)];
+            records.push((Some(key), value));
+            if records.len() == SERVE_EVERY {
+                transactions.send_all(&self.changelog, Some(i32::from(shard)), records)?;
+                records.clear();
             }
+        }
+        for (shard, records) in (0..).zip(&shards).filter(|(_, records)| !records.is_empty()) {
+            transactions.send_all(&self.changelog, Some(shard), records)?;
         }
         self.finish(transactions, commit.positions.iter().map(|p| Some(*p)), mark, meta)
     }

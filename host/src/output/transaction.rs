@@ -8,6 +8,7 @@
 //! old epoch may also mean that the broker gave up a transaction that took too long. So every failure ends with
 //! [`Transactions::abort`], and that says what it was.
 
+use crate::messages::{KeyValue, Topic};
 use crate::output::replay::Place;
 use crate::output::{CommitError, topics};
 use rdkafka::client::ClientContext;
@@ -16,6 +17,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::TopicPartitionList;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -83,6 +85,8 @@ impl ProducerContext for Reports {
 
 /// A producer with one transaction at a time.
 pub struct Transactions {
+    /// Those that records were sent to. Dropped before the producer.
+    topics: RefCell<BTreeMap<String, Topic>>,
     producer: BaseProducer<Reports>,
 }
 
@@ -116,7 +120,7 @@ impl Transactions {
         let reports = Reports { watched: watched.to_owned(), delivered: Mutex::default() };
         let producer: BaseProducer<Reports> =
             config.create_with_context(reports).map_err(|e| CommitError::Config(format!("producer: {e}")))?;
-        let transactions = Self { producer };
+        let transactions = Self { topics: RefCell::default(), producer };
         transactions.step("init_transactions", |p| p.init_transactions(Duration::from_secs(10)))?;
         Ok(transactions)
     }
@@ -147,6 +151,31 @@ impl Transactions {
             self.wait();
             record = back;
         }
+        Ok(())
+    }
+
+    /// Queues records to a partition, or to where their keys belong, and serves delivery reports.
+    ///
+    /// # Errors
+    /// As [`Transactions::send`].
+    pub fn send_all(&self, topic: &str, partition: Option<i32>, records: &[KeyValue<'_>]) -> Result<(), CommitError> {
+        let mut topics = self.topics.borrow_mut();
+        if !topics.contains_key(topic) {
+            let refused = || CommitError::Config(format!("the topic's name {topic:?} is refused"));
+            topics.insert(topic.to_owned(), Topic::of_producer(&self.producer, topic).ok_or_else(refused)?);
+        }
+        let Some(to) = topics.get(topic) else { return Ok(()) };
+        let mut refused = to.produce(partition, records);
+        let started = Instant::now();
+        while let Some((_, code)) = refused.iter().find(|(_, code)| *code != RDKafkaErrorCode::QueueFull).or(refused.first()) {
+            if *code != RDKafkaErrorCode::QueueFull || started.elapsed() > STEP_TIME {
+                return Err(classify(topic, &KafkaError::MessageProduction(*code)));
+            }
+            self.wait();
+            // A full queue takes none of those that follow either: they are in order.
+            refused = to.produce(partition, &refused.iter().map(|(record, _)| *record).collect::<Vec<_>>());
+        }
+        self.poll();
         Ok(())
     }
 

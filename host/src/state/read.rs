@@ -29,6 +29,9 @@ pub(super) struct Read {
     index: RefCell<HashMap<Slot, Option<usize>, ahash::RandomState>>,
 }
 
+/// The state of a slot that is there, and where it is, if in memory.
+pub type Found<'a> = Option<(&'a [u8], Option<Place>)>;
+
 /// Slots that are read at once, before each is looked at: one that is not in the processor's caches is waited for, several times, and in a
 /// short loop the processor waits for those of many slots together. That halves what an epoch over many keys costs.
 pub(super) const AT_ONCE: usize = 64;
@@ -49,7 +52,7 @@ impl Store {
     ///
     /// # Errors
     /// [`SpillError`].
-    pub fn find(&self, pane: PaneId, hash: u64, key: &[u8]) -> Result<Option<(&[u8], Option<Place>)>, SpillError> {
+    pub fn find(&self, pane: PaneId, hash: u64, key: &[u8]) -> Result<Found<'_>, SpillError> {
         let Some(slots) = self.panes.get(&pane) else { return Ok(None) };
         match slots.slots.find(hash, key) {
             Some((number, slot)) => Ok(Some((slot.state(), Some(Place(number))))),
@@ -62,10 +65,7 @@ impl Store {
     ///
     /// # Errors
     /// [`SpillError`].
-    pub fn find_all<'k>(
-        &self,
-        mut slots: impl Iterator<Item = (PaneId, u64, &'k [u8])>,
-    ) -> Result<Vec<Option<(&[u8], Option<Place>)>>, SpillError> {
+    pub fn find_all<'k>(&self, mut slots: impl Iterator<Item = (PaneId, u64, &'k [u8])>) -> Result<Vec<Found<'_>>, SpillError> {
         let mut found = Vec::with_capacity(slots.size_hint().0);
         let mut some: Vec<(PaneId, u64, &[u8])> = Vec::with_capacity(AT_ONCE);
         loop {

@@ -9,7 +9,7 @@ use crate::operator::assigner::idle::LIVE;
 use crate::operator::columns::row_numbers;
 use crate::operator::merge::{external, external_store};
 use crate::state::codec::CodecError;
-use crate::state::store::{PaneId, Place, Slot, Store, Update};
+use crate::state::store::{Found, PaneId, Slot, Store, Update};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
@@ -70,7 +70,7 @@ impl Groups {
     }
 
     /// What is stored of each key, and where.
-    pub fn stored<'a>(&self, store: &'a Store) -> Result<Vec<Option<(&'a [u8], Option<Place>)>>> {
+    pub fn stored<'a>(&self, store: &'a Store) -> Result<Vec<Found<'a>>> {
         let keys = (0..self.len()).map(|number| self.key(number));
         store.fetch(keys.clone().map(|key| (LIVE, key))).map_err(external_store)?;
         store.find_all(keys.zip(&self.hashes).map(|(key, hash)| (LIVE, *hash, key))).map_err(external_store)
