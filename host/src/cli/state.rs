@@ -59,7 +59,8 @@ Examples:
   kindling state get pipeline.yaml --key 42 --from 127.0.0.1:9400 --json
   kindling state get matches.yaml --key ann,bob          a pair's half-made match, keyed by least and greatest of their ids
 
-Of a process: the guest's state by field (MessagePack as JSON text), the last event time of the key's rows, its timers, and the watermark that
+Behind the finished values are the columns of the partial states, as name[part]; what a guest keeps as MessagePack is shown as JSON text.
+Of a process: the guest's state by field, the last event time of the key's rows, its timers, and the watermark that
 it is forgotten at; with order: eventTime also the rows that wait.
 {SOURCES}"))]
 pub struct GetArgs {
