@@ -9,6 +9,7 @@ use kindling::element::{OwnedRecord, OwnedRecords, PartitionName, RawBatch};
 use kindling::ingest::decode::Decoder;
 use kindling::limits::JobLimits;
 use kindling::operator::FaultPolicy;
+use kindling::operator::window_lateness::{RowLateness, WINDOWS_KEPT};
 use kindling::output::{Change, Meta};
 use kindling::plan::{self, Plan};
 use kindling::plugin::PluginSet;
@@ -56,6 +57,10 @@ struct Log {
     meta: Option<Meta>,
     outputs: Vec<Value>,
     late: Vec<Value>,
+    /// By operator.
+    lateness: Vec<RowLateness>,
+    /// Outputs so far, and the watermark, before each epoch.
+    before: Vec<(usize, i64)>,
 }
 
 impl Log {
@@ -98,6 +103,9 @@ fn run(plan: &Arc<Plan>, epochs: &[Epoch], ends: bool, random: &mut Random) -> L
             }
         }
         assert!(commit.rejects.is_empty());
+        log.before.push((log.outputs.len(), log.meta.as_ref().map_or(i64::MIN, |meta| meta.closed)));
+        log.lateness.resize_with(core.lateness().len(), RowLateness::default);
+        log.lateness.iter_mut().zip(&core.lateness()).for_each(|(all, new)| all.add(new));
         let json = |value: &[u8]| serde_json::from_slice::<Value>(value).unwrap();
         log.meta = Some(commit.meta);
         log.outputs.extend(commit.outputs.iter().map(|r| json(&r.value)));
@@ -177,6 +185,56 @@ fn no_result_is_late_for_the_window_behind() {
         }
     }
     assert!(given > 1_000, "{given}");
+}
+
+/// Rows of a window, those after its end, and the longest after it, milliseconds.
+type LateRows = BTreeMap<i64, (u64, u64, i64)>;
+
+/// By start of the outer window: each result is judged by the watermark that the epochs before have reached.
+fn lateness_of(log: &Log) -> LateRows {
+    let mut windows = LateRows::new();
+    for (row, result) in log.outputs.iter().enumerate() {
+        let epoch = log.before.partition_point(|(outputs, _)| *outputs <= row) - 1;
+        let watermark = log.before[epoch].1;
+        let start = result["window_end"].as_i64().unwrap().div_euclid(OUTER_MS) * OUTER_MS;
+        let (rows, after, most) = windows.entry(start).or_default();
+        *rows += 1;
+        if start + OUTER_MS <= watermark {
+            *after += 1;
+            *most = (*most).max(watermark - (start + OUTER_MS) + 1);
+        }
+    }
+    windows
+}
+
+#[test]
+fn how_late_results_come_is_told_by_window() {
+    // Results of count windows have an order only by their number: they may be older than the watermark.
+    let inner = "window: { type: count, timestampColumn: t, every: 3, watermark: 1s }\n    ttl: 7.days";
+    let outer = "  - operation: window_aggregate\n    name: outer\n    window: { timestampColumn: window_end, duration: 1m, watermark: 0s }\n    \
+                 groupByKeys: [k]\n    aggregations: [{ reducer: count, outputColumn: n }]\n";
+    let (mut behind, mut late) = (0, 0);
+    for seed in 1..=40_u64 {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let epochs = epochs(&mut random);
+        let alone = run(&pipeline(inner, ""), &epochs, true, &mut random);
+        let both = run(&pipeline(inner, outer), &epochs, true, &mut random);
+        let [first, second] = both.lateness.as_slice() else { panic!("two operators") };
+        assert_eq!(Some(first), alone.lateness.first(), "seed {seed}");
+        let mut wanted = lateness_of(&alone);
+        let rows: u64 = wanted.values().map(|w| w.0).sum();
+        assert_eq!((second.behind.rows(), second.late), (rows, both.late.len() as u64), "seed {seed}");
+        assert_eq!(rows, alone.outputs.len() as u64, "seed {seed}");
+        while wanted.len() > WINDOWS_KEPT {
+            wanted.pop_first();
+        }
+        let got: LateRows =
+            second.windows.recent().iter().map(|(w, l)| (w.start, (l.rows(), l.rows_behind(), l.max_ms()))).collect();
+        assert_eq!(got, wanted, "seed {seed}");
+        behind += second.behind.rows_behind();
+        late += second.late;
+    }
+    assert!(behind > 100 && late > 100, "{behind} {late}");
 }
 
 #[test]

@@ -115,6 +115,34 @@ fn a_global_window_shows_a_keys_life() {
     assert_eq!(open(window, &rows[..3]), (vec![json!([null, null, 2, 5])], 2));
 }
 
+#[test]
+fn msgpack_of_a_guests_aggregate_is_shown_and_other_bytes_as_they_are() {
+    let plan = planned(
+        "source: { name: stdin }\npipeline:\n  - operation: parse\n    parse:\n      parameters:\n        \
+         - { jsonPath: t, outputType: milliToTimestamp, outputCol: t }\n        - { jsonPath: v, outputType: string, outputCol: v }\n  \
+         - operation: window_aggregate\n    window: { timestampColumn: t, duration: 10s, slideDuration: 5s, watermark: 1.minute }\n    \
+         groupByKeys: [v]\n    aggregations:\n      - { reducer: top_k, inputColumns: [v], arguments: [2], outputColumn: top }\n      \
+         - { reducer: hll_distinct, inputColumns: [v], outputColumn: distinct }\n",
+    );
+    let (all, closed) = stored(&plan, [1_000, 2_000, 6_000].into_iter().map(|t| json!({ "t": t, "v": "a" })));
+    let view = View::new(&plan).unwrap().unwrap();
+    let states = |rows: Vec<Value>| -> Vec<Value> { rows.iter().map(|r| json!([r["top[state]"], r["top"]])).collect() };
+    let top = |n: u32| format!(r#"[{{"value":"a","count":{n}}}]"#);
+    let both = |n: u32| json!([format!(r#"[2,{{"a":{n}}}]"#), top(n)]);
+    let of_key = shown(&view.of_key(&all, closed).unwrap());
+    assert_eq!(states(of_key), [both(2), both(3), both(1)], "the windows from -5, 0 and 5 s");
+    let slots = shown(&view.slots(&all, true).unwrap());
+    assert_eq!(slots[0]["distinct[registers]"].as_str().map(|hex| hex.len()), Some(6), "no MessagePack: {:?}", slots[0]);
+    assert_eq!(states(slots), [both(2), both(1)], "the panes");
+    // A byte that MessagePack has not, where the state begins.
+    let mut broken = all;
+    let value = broken[0].value.as_mut().unwrap();
+    let at = value.windows(2).position(|bytes| bytes == [0x92, 0x02]).unwrap();
+    value[at] = 0xc1;
+    let slots = shown(&view.slots(&broken, false).unwrap());
+    assert_eq!(states(slots), [json!(["c10281a16102", null]), json!([r#"[2,{"a":1}]"#, null])]);
+}
+
 /// A parse of these columns, and a process over them.
 fn process(columns: &[(&str, &str)], process: &str) -> Arc<Plan> {
     let mut text = "source: { name: stdin }\npipeline:\n  - operation: parse\n    parse:\n      parameters:\n".to_owned();

@@ -142,9 +142,11 @@ fn why_says_who_holds_the_watermark_back_and_idle_partitions_let_it_go_on_over_a
     // Late for what was closed, and in time for what is open.
     events_at(&name, 2, &[15, 99]);
     events_at(&name, 1, &[98]);
-    let why = why_when(&job, &name, |w| w.partitions[2].position == 2 && w.partitions[1].position == 3 && w.lateness.rows == 3);
-    assert_eq!((why.lateness.behind, why.lateness.late, why.lateness.max_ms), (1, 1, 82_000), "{why:?}");
-    assert_eq!((why.lateness.keeps_99, why.watermark), (Some(82_000), Some(START + 97_000)));
+    let why =
+        why_when(&job, &name, |w| w.partitions[2].position == 2 && w.partitions[1].position == 3 && w.lateness.rows.rows == 3);
+    let rows = &why.lateness.rows;
+    assert_eq!((rows.behind, rows.late, rows.max_ms), (1, 1, 82_000), "{why:?}");
+    assert_eq!((rows.keeps_99, why.watermark), (Some(82_000), Some(START + 97_000)));
     let [operator] = why.lateness.operators.as_slice() else { panic!("one operator: {why:?}") };
     let windows: Vec<_> = operator.windows.iter().map(|w| (w.start, w.rows, w.after_end, w.max_ms, w.keeps_99)).collect();
     // The row of second 15 came 77 s after its window had ended at 20.
@@ -193,11 +195,56 @@ fn a_partition_with_an_open_transaction_is_not_idle() {
     assert_eq!(why_when(&job, &name, |_| true).watermark, Some(START - 1_000), "not after three times idleAfter either");
     writer.commit_transaction(PATIENCE).expect("committed");
     let why = why_when(&job, &name, |w| w.partitions[1].state == "idle");
-    assert_eq!((why.lateness.behind, why.watermark), (0, Some(START + 97_000)), "its row was on time: {why:?}");
+    assert_eq!((why.lateness.rows.behind, why.watermark), (0, Some(START + 97_000)), "its row was on time: {why:?}");
     end(child, "-TERM");
     job.run_to_end();
     assert_eq!(results(&format!("{name}-out")), [(0, 3), (100, 1)]);
     assert_eq!(read_committed(&format!("{name}-late")).len(), 0);
+}
+
+#[test]
+fn why_says_how_late_the_rows_of_a_later_operator_come() {
+    let _alone = alone();
+    let name = unique("later");
+    create_topic(&name, 1);
+    events_at(&name, 0, &[1, 100]);
+    let outer = "  - operation: window_aggregate\n    name: outer\n    window: { timestampColumn: window_end, duration: 10.seconds, watermark: 0s }\n    \
+                 groupByKeys: [k]\n    aggregations: [{ reducer: count, outputColumn: results }]\ntimestampFormat";
+    // Each two rows of a key give a result, a millisecond after the later one.
+    let text = pipeline(&name, &name, "idleAfter: 1.hour", "T, watermark: 0s")
+        .replace("duration: T", "type: count, every: 2")
+        .replace("    groupByKeys", "    ttl: 7.days\n    name: pairs\n    groupByKeys")
+        .replace("timestampFormat", outer);
+    let job = Job::new(&text);
+    let child = start(&job);
+    why_when(&job, &name, |w| w.watermark == Some(START + 100_000));
+    // A pair that is older than what has been closed.
+    events_at(&name, 0, &[3, 4]);
+    let why = why_when(&job, &name, |w| w.lateness.operators.get(1).is_some_and(|outer| outer.rows.rows == 2));
+    let [pairs, outer] = why.lateness.operators.as_slice() else { panic!("two operators: {why:?}") };
+    assert_eq!(
+        (&pairs.rows, pairs.windows.as_slice()),
+        (&why.lateness.rows, [].as_slice()),
+        "count windows wait for no watermark"
+    );
+    assert_eq!((pairs.rows.rows, pairs.rows.behind, pairs.rows.late), (4, 2, 0), "{pairs:?}");
+    assert_eq!((outer.operator.as_str(), outer.kind.as_str()), ("outer", "tumbling windows of 10s"));
+    let rows = &outer.rows;
+    assert_eq!((rows.behind, rows.late, rows.max_ms, rows.keeps_99), (1, 1, 95_999, Some(95_999)), "{outer:?}");
+    let windows: Vec<_> = outer.windows.iter().map(|w| (w.start, w.rows, w.after_end, w.max_ms, w.keeps_999)).collect();
+    // The result of second 4 came 90 s after its window had ended at 10.
+    assert_eq!(windows, [(Some(START), 1, 1, 90_001, Some(90_001)), (Some(START + 100_000), 1, 0, 0, Some(0))], "{outer:?}");
+    let (well, text) = kindling(job.dir.path(), &["why", &name, "--data-dir", "data"]);
+    for part in [
+        "outer, behind it: Of 2 results 1 (50.00 %) came behind the watermark, by 1m35s at most; 1 were late for all their windows",
+        "outer: behind the watermark by",
+        "outer, tumbling windows of 10s: rows came after the end of 1 of the last 2 windows",
+    ] {
+        assert!(well && text.contains(part), "`{part}` is missing in\n{text}");
+    }
+    assert!(!text.contains("pairs, "), "nothing by window of count windows: {text}");
+    end(child, "-TERM");
+    assert_eq!(read_committed(&format!("{name}-late")).len(), 1);
 }
 
 /// A process that is stopped until this is dropped.

@@ -1,6 +1,7 @@
 //! `kindling state ls|get|export`: a job's state as people see it.
 
 use super::stored::{Stored, StoredArgs};
+use super::table::{bare, table};
 use crate::config::spec::TimestampFormat;
 use crate::error::{Error, Kind};
 use crate::output::Change;
@@ -12,7 +13,6 @@ use crate::state::store::split;
 use crate::time::write_rfc3339;
 use arrow::array::RecordBatch;
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use datafusion::error::DataFusionError;
 use serde_json::Value;
 use std::io::{BufWriter, Write};
@@ -59,7 +59,8 @@ Examples:
   kindling state get pipeline.yaml --key 42 --from 127.0.0.1:9400 --json
   kindling state get matches.yaml --key ann,bob          a pair's half-made match, keyed by least and greatest of their ids
 
-Of a process: the guest's state by field (MessagePack as JSON text), the last event time of the key's rows, its timers, and the watermark that
+Behind the finished values are the columns of the partial states, as name[part]; what a guest keeps as MessagePack is shown as JSON text.
+Of a process: the guest's state by field, the last event time of the key's rows, its timers, and the watermark that
 it is forgotten at; with order: eventTime also the rows that wait.
 {SOURCES}"))]
 pub struct GetArgs {
@@ -184,20 +185,17 @@ fn get(args: &GetArgs) -> Result<(), Error> {
         say!("{what} the key {}; from {}", args.key, describe(&stored));
         return Ok(());
     }
-    let mut table = Table::new();
     let names: Vec<String> = batch.schema().fields().iter().map(|f| f.name().clone()).collect();
-    table.load_preset(UTF8_FULL_CONDENSED);
-    if plan.process.is_some() {
+    let table = if plan.process.is_some() {
         // One row with many columns: one below the other.
-        for (name, row) in names.iter().flat_map(|name| rows.iter().map(move |row| (name, row))) {
-            table.add_row([name.clone(), cell(&row[name])]);
-        }
+        let mut table = bare();
+        table.add_rows(names.iter().flat_map(|name| rows.iter().map(move |row| [name.clone(), cell(&row[name])])));
+        table
     } else {
-        table.set_header(&names);
-        for row in &rows {
-            table.add_row(names.iter().map(|n| cell(&row[n])));
-        }
-    }
+        let mut table = table(&names, 0..0);
+        table.add_rows(rows.iter().map(|row| names.iter().map(|n| cell(&row[n])).collect::<Vec<_>>()));
+        table
+    };
     say!("{table}");
     say!("from {}", describe(&stored));
     Ok(())

@@ -32,8 +32,8 @@ that do not come are a partition that is behind. A partition is:
 
 How late rows were is measured against the watermark of each row's own partition, since the process started. The allowedLateness that is
 named keeps its share of the rows for certain; where windows are long a shorter one may do: by window (the last 32, and those before
-them together) it is told how long after the window's end rows came, and what keeps 99 % and 99.9 % of its rows. --json has all
-histograms. Event times that are further in the future of
+them together) it is told how long after the window's end rows came, and what keeps 99 % and 99.9 % of its rows. Where several operations
+have state it is told of each; the rows of a later one are results of the one before. --json has all histograms. Event times that are further in the future of
 their record's timestamp than maxFuture (a setting of the window, 1.day unless said otherwise) go to the rejects.")]
 pub struct WhyArgs {
     /// The job: its name, or team/name.
@@ -165,12 +165,14 @@ fn opened(open: &WindowsWhy) {
 }
 
 fn lateness(why: &Why) {
-    let seen = &why.lateness;
-    if seen.behind == 0 {
-        return;
+    let operators = &why.lateness.operators;
+    for operator in operators.iter().filter(|operator| operator.rows.behind > 0) {
+        let of = if operators.len() > 1 { format!("{}: ", operator.operator) } else { String::new() };
+        histogram(&format!("{of}behind the watermark by"), operator.rows.rows, &operator.rows.buckets);
+        if !operator.windows.is_empty() {
+            by_window(operator);
+        }
     }
-    histogram("behind the watermark by", seen.rows, &seen.buckets);
-    seen.operators.iter().for_each(by_window);
 }
 
 /// The windows to which rows came late, and of all of them together when they came.

@@ -64,13 +64,15 @@ impl WindowLateness {
     }
 }
 
-/// How late the rows of an epoch, or of a job, came.
+/// How late the rows of an operator came, of an epoch or since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowLateness {
     /// Behind the watermark.
     pub behind: Lateness,
     /// After the ends of their windows.
     pub windows: WindowLateness,
+    /// Rows that were set aside as late.
+    pub late: u64,
 }
 
 impl RowLateness {
@@ -78,6 +80,7 @@ impl RowLateness {
     pub fn add(&mut self, other: &Self) {
         self.behind.add(&other.behind);
         self.windows.add(&other.windows);
+        self.late += other.late;
     }
 }
 

@@ -27,18 +27,23 @@ use std::collections::BTreeMap;
 const MESSAGE_MAX_BYTES: usize = 1_000_000;
 /// Records queued at once, and between two looks at delivery reports.
 const SERVE_EVERY: usize = 1_000;
+/// What is committed of the witness: no place, and past the end, so that nobody who watches groups sees one that is behind.
+const NO_PLACE: i64 = i64::MAX;
 /// `segment.bytes` of the changelog: 64 MiB.
 const SEGMENT_BYTES: &str = "67108864";
 
 /// Commits through transactions.
 pub struct KafkaCommitter {
     spec: CommitSpec,
-    /// Connection that transaction, changelog and, where it is the same cluster, source offsets go through.
+    /// Connection that transaction, changelog and offsets go through.
     properties: BTreeMap<String, String>,
     id: String,
     changelog: String,
-    /// The group's name on the broker; only for a source on the same cluster.
-    group: Option<(BaseConsumer, ConsumerGroupMetadata)>,
+    /// The group's name on the broker.
+    group: (BaseConsumer, ConsumerGroupMetadata),
+    /// A partition of a sink that the group's offset is of where the source is elsewhere: for the [`Mark`] alone, in the same transaction. Not of the
+    /// changelog: what a group has committed of a topic goes with the topic.
+    witness: Option<PartitionName>,
     /// Topics of the roles that are topics.
     topics: BTreeMap<String, String>,
     transactions: Option<Transactions>,
@@ -56,8 +61,6 @@ pub struct KafkaCommitter {
     accepts_loss: bool,
     /// See [`crate::output::loss::Evidence::is_half`].
     is_half: bool,
-    /// The last epoch that this process has committed, for a job without a group.
-    last: Option<Mark>,
 }
 
 /// A job's changelog: its topic, and the properties of the connection that it is on.
@@ -119,22 +122,20 @@ impl KafkaCommitter {
             _ => None,
         };
         let id = id(&spec);
-        let group = match source {
-            Some(own) if brokers(own) == brokers(&properties) => {
-                let mut config = topics::client(own);
-                let consumer: BaseConsumer =
-                    config.set("group.id", &id).create().map_err(|e| CommitError::Config(format!("consumer: {e}")))?;
-                let metadata = consumer.group_metadata().ok_or_else(|| CommitError::Config(format!("group {id} is refused")))?;
-                Some((consumer, metadata))
-            }
-            _ => None,
-        };
+        let own = source.filter(|own| brokers(own) == brokers(&properties));
+        let consumer: BaseConsumer = topics::client(own.unwrap_or(&properties))
+            .set("group.id", &id)
+            .create()
+            .map_err(|e| CommitError::Config(format!("consumer: {e}")))?;
+        let metadata = consumer.group_metadata().ok_or_else(|| CommitError::Config(format!("group {id} is refused")))?;
+        let witness = sinks.get("sink").or_else(|| sinks.values().next()).filter(|_| own.is_none());
         Ok(Self {
             changelog,
             id,
             spec,
             properties,
-            group,
+            group: (consumer, metadata),
+            witness: witness.map(|topic| PartitionName { topic: topic.as_str().into(), partition: 0 }),
             topics: sinks,
             transactions: None,
             tree: None,
@@ -146,7 +147,6 @@ impl KafkaCommitter {
             is_table: false,
             accepts_loss: false,
             is_half: false,
-            last: None,
         })
     }
 
@@ -199,33 +199,12 @@ impl KafkaCommitter {
         meta: &[u8],
     ) -> Result<Written, CommitError> {
         transactions.send(&self.changelog, Some(0), Some(replay::META_KEY), Some(meta))?;
-        let offsets = self.source_offsets(positions, mark)?;
-        let group = self.group.as_ref().map(|(_, metadata)| metadata);
-        transactions.commit(offsets.as_ref().zip(group))
+        let offsets = match &self.witness {
+            None => offsets(self.spec.partitions.iter().zip(positions), mark)?,
+            Some(witness) => offsets(std::iter::once((witness, Some(NO_PLACE))), mark)?,
+        };
+        transactions.commit(Some((&offsets, &self.group.1)))
     }
-
-    /// Offsets to commit; the first of them has the mark.
-    fn source_offsets(
-        &self,
-        positions: impl Iterator<Item = Option<i64>>,
-        mark: &Mark,
-    ) -> Result<Option<TopicPartitionList>, CommitError> {
-        if self.group.is_none() {
-            return Ok(None);
-        }
-        let mut mark = Some(to_json(mark)?);
-        let mut list = TopicPartitionList::new();
-        for (name, position) in self.spec.partitions.iter().zip(positions) {
-            let Some(position) = position else { continue };
-            let bad = |e: KafkaError| CommitError::Corrupt(format!("{name} at {position}: {e}"));
-            list.add_partition_offset(&name.topic, name.partition, Offset::Offset(position)).map_err(bad)?;
-            if let (Some(mut added), Some(mark)) = (list.find_partition(&name.topic, name.partition), mark.take()) {
-                added.set_metadata(String::from_utf8_lossy(&mark));
-            }
-        }
-        Ok(Some(list))
-    }
-
     /// The tree of this job. One that does not read back is made anew: the changelog has everything.
     fn open_tree(&mut self) -> Result<Tree, CommitError> {
         match self.tree.take().map(Follower::finish) {
@@ -368,11 +347,9 @@ impl Committer for KafkaCommitter {
         let written = match self.transact(transactions, &commit, &mark, &stored) {
             Ok(written) => written,
             Err(why) => {
-                self.last = None;
                 return Err(transactions.abort(why));
             }
         };
-        self.last = Some(mark);
         self.is_half = written.first.iter().any(|(p, first)| self.place.offsets.get(p).is_some_and(|before| first <= before));
         // A place in the old topic shows the next start, too, that this one is short.
         if !self.is_half {
@@ -391,6 +368,24 @@ impl Committer for KafkaCommitter {
         }
         Ok(())
     }
+}
+
+/// Offsets to commit; the first of them has the mark.
+fn offsets<'a>(
+    positions: impl Iterator<Item = (&'a PartitionName, Option<i64>)>,
+    mark: &Mark,
+) -> Result<TopicPartitionList, CommitError> {
+    let mut mark = Some(to_json(mark)?);
+    let mut list = TopicPartitionList::new();
+    for (name, position) in positions {
+        let Some(position) = position else { continue };
+        let bad = |e: KafkaError| CommitError::Corrupt(format!("{name} at {position}: {e}"));
+        list.add_partition_offset(&name.topic, name.partition, Offset::Offset(position)).map_err(bad)?;
+        if let (Some(mut added), Some(mark)) = (list.find_partition(&name.topic, name.partition), mark.take()) {
+            added.set_metadata(String::from_utf8_lossy(&mark));
+        }
+    }
+    Ok(list)
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, CommitError> {

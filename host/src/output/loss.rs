@@ -1,7 +1,8 @@
 //! Whether the changelog has all that was committed.
 //!
 //! A topic can be deleted, made anew or cut; the job's consumer group and its local tree outlive that. Offsets are committed with a [`Mark`] of
-//! their epoch, in the transaction that writes the epoch to the changelog, so the three can be compared.
+//! their epoch, in the transaction that writes the epoch to the changelog, so the three can be compared. Where the source is on another cluster
+//! than that, or is not Kafka, the group has no offsets of it there: it gets one of a sink's topic, which is only there for its mark.
 //!
 //! In: what group, changelog and tree say of the last epoch. Out: which of them is believed. **Invariant**: where the group says that rows were
 //! counted, a changelog that ends before that is never taken for the job's state.
@@ -33,7 +34,7 @@ impl Mark {
 /// What the consumer group says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Group {
-    /// Nothing: the job has committed nothing, or its source is on another cluster.
+    /// Nothing: the job has committed nothing.
     #[default]
     Silent,
     /// It has offsets; of which epoch, where a job of this version committed them.

@@ -50,7 +50,7 @@ pub use load::Plugin;
 pub use lower::Argument;
 pub use process::{Effect, KeyBatch, OutputRows, Timers};
 pub use set::{PluginProblem, PluginSet};
-pub use signature::{Attribute, FunctionSignature, GuestType, ProcessOutput, ProcessSignature, ResultColumn, StateField};
+pub use signature::{Attribute, FunctionSignature, GuestType, LAYOUT, ProcessOutput, ProcessSignature, ResultColumn, StateField};
 pub use stats::{PluginStats, StatsReading};
 pub use status::{FunctionStatus, PluginStatus, fetch_status};
 pub use version::Version;

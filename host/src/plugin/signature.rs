@@ -77,6 +77,9 @@ impl fmt::Display for GuestType {
     }
 }
 
+/// Metadata of an aggregate's Arrow state field: its [`StateField::layout`], where it has one.
+pub const LAYOUT: &str = "layout";
+
 /// A part of an aggregate's partial state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StateField {

@@ -13,7 +13,7 @@ use datafusion::physical_expr::expressions::Literal;
 
 use super::accumulator::{GuestGroups, GuestRows};
 use super::udf::{as_type, coerce, signature};
-use super::{FunctionSignature, Plugin};
+use super::{FunctionSignature, LAYOUT, Plugin, StateField};
 
 /// A guest's aggregate.
 #[derive(Debug)]
@@ -96,8 +96,11 @@ impl AggregateUDFImpl for GuestAggregate {
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
-        let field =
-            |f: &super::StateField| Arc::new(Field::new(format_state_name(args.name, &f.name), f.data_type.data_type(), true));
+        let field = |f: &StateField| {
+            let layout = (!f.layout.is_empty()).then(|| (LAYOUT.to_owned(), f.layout.clone()));
+            let field = Field::new(format_state_name(args.name, &f.name), f.data_type.data_type(), true);
+            Arc::new(field.with_metadata(layout.into_iter().collect()))
+        };
         Ok(self.about().state.iter().map(field).collect())
     }
 

@@ -27,6 +27,7 @@ use crate::operator::fold::Partial;
 use crate::operator::isolate::Budget;
 use crate::operator::process::{ProcessCloser, Processed};
 use crate::operator::task::EpochTask;
+use crate::operator::window_lateness::RowLateness;
 use crate::output::EpochCommit;
 use crate::output::encode::Encoder;
 use crate::plan::Plan;
@@ -94,6 +95,8 @@ pub struct JobCore {
     now: i64,
     epoch: u64,
     counts: Counts,
+    /// Of the rows of the last epoch.
+    lateness: RowLateness,
     /// The last epoch left results of closed windows for the next ones.
     owes: bool,
     /// Stored with the state: see [`Meta::begun`].
@@ -153,6 +156,7 @@ impl JobCore {
             now: i64::MIN,
             epoch: 0,
             counts: Counts::default(),
+            lateness: RowLateness::default(),
             owes: false,
             begun: None,
         })
@@ -454,6 +458,7 @@ impl JobCore {
         let mark = self.prefix();
         own.iter().for_each(|(shard, key, value)| commit.changes.push_parts(shard, [&mark, key], value));
         self.epoch += 1;
+        self.lateness = counts::lateness(tasks);
         let counts = &mut self.counts;
         counts.expired += closed.expired;
         counts.epochs += 1;

@@ -59,7 +59,8 @@ struct InCommit {
     epoch: u64,
     outputs: Vec<OutRecord>,
     counts: Counts,
-    lateness: RowLateness,
+    /// By operator.
+    lateness: Vec<RowLateness>,
     closed: i64,
     sizes: Vec<Sizes>,
     plan: Arc<Plan>,
@@ -353,9 +354,7 @@ impl<O: Outside> Driver<O> {
             match self.core.close(&tasks, &progress, policy) {
                 Ok(Outcome::Commit(commit)) => {
                     self.note_rejects(&commit);
-                    let mut lateness = RowLateness::default();
-                    tasks.iter().for_each(|t| lateness.add(&t.lateness));
-                    return self.hand_over(*commit, lateness, &plan, observer, total);
+                    return self.hand_over(*commit, &plan, observer, total);
                 }
                 Ok(Outcome::Rerun(starts)) => {
                     tasks = self.again(tasks, starts, &plan)?;
@@ -401,7 +400,6 @@ impl<O: Outside> Driver<O> {
     fn hand_over(
         &mut self,
         commit: EpochCommit,
-        lateness: RowLateness,
         plan: &Arc<Plan>,
         observer: Observer<'_>,
         total: &mut Counts,
@@ -418,7 +416,7 @@ impl<O: Outside> Driver<O> {
             epoch: commit.epoch,
             outputs,
             counts,
-            lateness,
+            lateness: self.core.lateness(),
             closed: self.core.closed(),
             sizes: self.core.operator_sizes(),
             plan: Arc::clone(plan),
@@ -437,7 +435,7 @@ impl<O: Outside> Driver<O> {
             self.outside.committed().ok_or_else(|| Error::new(Kind::Internal, "the committer ended without a word"))?;
         outcome.map_err(commit_break)?;
         self.metrics.status.phase(Phase::Running);
-        self.metrics.status.committed(&waiting.lateness, waiting.counts);
+        self.metrics.status.committed(&waiting.lateness);
         *total = waiting.counts;
         if let Some(probation) = &mut self.probation
             && Arc::ptr_eq(&probation.candidate.plan, &waiting.plan)

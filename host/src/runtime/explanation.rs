@@ -1,7 +1,7 @@
 //! A [`Why`] in sentences: which partition holds the watermark back, at which offset, since when, and what would unblock it.
 
 use crate::runtime::status::Phase;
-use crate::runtime::why::{PartitionWhy, Why};
+use crate::runtime::why::{OperatorLateness, PartitionWhy, Why};
 use crate::time::{format_duration, format_span, write_rfc3339};
 use std::time::Duration;
 
@@ -205,25 +205,44 @@ fn nobody(why: &Why, say: &mut Vec<String>) {
     });
 }
 
+/// Of the rows that come in, and of the results that later operators are given.
 fn lateness(why: &Why, say: &mut Vec<String>) {
-    let seen = &why.lateness;
-    let (Some(keeps_99), Some(keeps_999)) = (seen.keeps_99, seen.keeps_999) else { return };
+    let operators = why.lateness.operators.iter().enumerate();
+    say.extend(operators.filter_map(|(place, operator)| how_late(operator, place == 0)));
+}
+
+fn how_late(operator: &OperatorLateness, is_first: bool) -> Option<String> {
+    let seen = &operator.rows;
+    let (keeps_99, keeps_999) = (seen.keeps_99?, seen.keeps_999?);
+    let (place, what) =
+        if is_first { (String::new(), "rows") } else { (format!("{}, behind it: ", operator.operator), "results") };
     if seen.behind == 0 {
-        say.push(format!("Of {} rows none came behind the watermark.", seen.rows));
-        return;
+        return Some(format!("{place}Of {} {what} none came behind the watermark.", seen.rows));
     }
     let share = seen.behind as f64 / seen.rows as f64 * 100.0;
-    say.push(format!(
-        "Of {} rows {} ({share:.2} %) came behind the watermark, by {} at most; {} were late for all their windows (allowedLateness is {}). An \
-         allowedLateness of {} would have kept 99 % of all rows for certain, {} 99.9 %.",
-        seen.rows,
-        seen.behind,
-        format_span(seen.max_ms),
-        seen.late,
-        span(why.settings.allowed_lateness_ms.unwrap_or(0)),
-        span(keeps_99),
-        span(keeps_999)
-    ));
+    let max = format_span(seen.max_ms);
+    let (late, way_out) = match operator.allowed_lateness_ms {
+        Some(allowed) => (
+            format!("{} were late for all their windows (allowedLateness is {})", seen.late, span(allowed)),
+            format!(
+                "An allowedLateness of {} would have kept 99 % of all {what} for certain, {} 99.9 %.",
+                span(keeps_99),
+                span(keeps_999)
+            ),
+        ),
+        None => (
+            format!("{} were set aside as late", seen.late),
+            format!(
+                "A watermark {} longer would have 99 % of all {what} on time, {} longer 99.9 %.",
+                span(keeps_99),
+                span(keeps_999)
+            ),
+        ),
+    };
+    Some(format!(
+        "{place}Of {} {what} {} ({share:.2} %) came behind the watermark, by {max} at most; {late}. {way_out}",
+        seen.rows, seen.behind
+    ))
 }
 
 /// As it would be written in a pipeline: never less, and above ten seconds in whole ones.
@@ -235,7 +254,7 @@ fn span(ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::why::{LatenessWhy, Settings};
+    use crate::runtime::why::{LatenessWhy, RowsBehind, Settings};
 
     fn partition(number: i32, state: &str, watermark: Option<i64>) -> PartitionWhy {
         PartitionWhy {
@@ -341,22 +360,48 @@ mod tests {
 
     #[test]
     fn lateness_says_what_to_write() {
-        let lateness = LatenessWhy {
+        let rows = RowsBehind {
             rows: 10_000,
             behind: 200,
             late: 120,
             max_ms: 100_001,
             keeps_99: Some(3_000),
             keeps_999: Some(100_001),
-            ..LatenessWhy::default()
+            buckets: Vec::new(),
         };
+        let operator = |name: &str, allowed_lateness_ms, rows: &RowsBehind| OperatorLateness {
+            operator: name.into(),
+            allowed_lateness_ms,
+            rows: rows.clone(),
+            ..OperatorLateness::default()
+        };
+        let on_time = RowsBehind { rows: 7, keeps_99: Some(0), keeps_999: Some(0), ..RowsBehind::default() };
+        let none = RowsBehind::default();
+        let operators = vec![
+            operator("first", Some(0), &rows),
+            operator("second", None, &rows),
+            operator("third", Some(2_000), &rows),
+            operator("fourth", Some(0), &on_time),
+            operator("fifth", Some(0), &none),
+        ];
+        let lateness = LatenessWhy { rows, operators };
         let settings = Settings { out_of_orderness_ms: Some(0), ..Settings::default() };
         let partitions = vec![partition(0, "reading", Some(1))];
         let why = Why { lateness, settings, partitions, held_back_by: Some(0), ..Why::default() };
-        let text = sentences(&why, &Phase::Running).join(" ");
+        let told = sentences(&why, &Phase::Running);
+        let text = told.join("\n");
         check(
             &text,
-            &["200 (2.00 %) came behind", "by 1m40s at most; 120 were late", "of 3s would have kept 99 %", "1m41s 99.9 %"],
+            &[
+                "\nOf 10000 rows 200 (2.00 %) came behind the watermark, by 1m40s at most; 120 were late",
+                "(allowedLateness is 0s). An allowedLateness of 3s would have kept 99 % of all rows for certain, 1m41s 99.9 %.",
+                "\nsecond, behind it: Of 10000 results 200 (2.00 %) came behind",
+                "120 were set aside as late. A watermark 3s longer would have 99 % of all results on time, 1m41s longer 99.9 %.",
+                "\nthird, behind it: Of 10000 results 200",
+                "(allowedLateness is 2s). An allowedLateness of 3s would have kept 99 % of all results",
+                "\nfourth, behind it: Of 7 results none came behind the watermark.",
+            ],
         );
+        assert!(!text.contains("fifth"), "{text}");
     }
 }

@@ -6,10 +6,10 @@
 use crate::element::PartitionName;
 use crate::limits::JobLimits;
 use crate::operator::window_lateness::RowLateness;
-use crate::plan::{Plan, window_kind};
-use crate::runtime::core::{Counts, JobCore, OpenWindows};
+use crate::plan::Plan;
+use crate::runtime::core::{JobCore, OpenWindows};
 use crate::runtime::progress::{PartitionClock, PartitionState};
-use crate::runtime::why::{OperatorWhy, Settings, Why};
+use crate::runtime::why::{OperatorLateness, OperatorWhy, Settings, Why};
 use crate::state::store::Sizes;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -61,8 +61,8 @@ pub(super) struct PartitionSeen {
 pub(super) struct Inner {
     pub(super) names: Vec<PartitionName>,
     pub(super) settings: Settings,
-    /// Name of the operator with windows, and their kind.
-    pub(super) operator: Option<(String, String)>,
+    /// The operators with state, without rows.
+    pub(super) operators: Vec<OperatorLateness>,
     pub(super) phase: Phase,
     pub(super) phase_since: Option<Instant>,
     pub(super) seen_at: Option<Instant>,
@@ -71,7 +71,6 @@ pub(super) struct Inner {
     pub(super) state: Sizes,
     pub(super) windows: Option<OpenWindows>,
     pub(super) behind: Vec<OperatorWhy>,
-    pub(super) counts: Counts,
     /// Positions when rates were last worked out.
     rated: Option<(Instant, Vec<i64>)>,
 }
@@ -80,7 +79,8 @@ pub(super) struct Inner {
 pub struct JobStatus {
     job: String,
     inner: Mutex<Inner>,
-    lateness: Arc<Mutex<RowLateness>>,
+    /// By operator with state.
+    lateness: Arc<Mutex<Vec<RowLateness>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -99,7 +99,7 @@ impl JobStatus {
         let mut inner = lock(&self.inner);
         inner.names = partitions.to_vec();
         inner.settings = Settings::of(plan, limits);
-        inner.operator = plan.window.as_ref().map(|w| (plan.operator.clone(), window_kind(w)));
+        inner.operators = plan.chain().filter(|p| p.has_state()).map(OperatorLateness::of).collect();
     }
 
     pub(super) fn phase(&self, phase: Phase) {
@@ -109,9 +109,11 @@ impl JobStatus {
         }
     }
 
-    pub(super) fn committed(&self, lateness: &RowLateness, counts: Counts) {
-        lock(&self.lateness).add(lateness);
-        lock(&self.inner).counts = counts;
+    pub(super) fn committed(&self, lateness: &[RowLateness]) {
+        let mut all = lock(&self.lateness);
+        let operators = all.len().max(lateness.len());
+        all.resize_with(operators, RowLateness::default);
+        all.iter_mut().zip(lateness).for_each(|(all, new)| all.add(new));
     }
 
     pub(super) fn saw(&self, seen: &Seen<'_>) {
@@ -167,7 +169,7 @@ impl Inner {
 /// `Lateness` in Prometheus' terms, with buckets up to the latest row's.
 struct LatenessCollector {
     desc: Desc,
-    lateness: Arc<Mutex<RowLateness>>,
+    lateness: Arc<Mutex<Vec<RowLateness>>>,
 }
 
 impl Collector for LatenessCollector {
@@ -176,8 +178,8 @@ impl Collector for LatenessCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        // By window it would be a family without end: that is for `kindling why`.
-        let lateness = lock(&self.lateness).behind.clone();
+        // Of the rows that come in. By window it would be a family without end: that is for `kindling why`.
+        let lateness = lock(&self.lateness).first().map(|rows| rows.behind.clone()).unwrap_or_default();
         let bucket = |(bound, rows): (i64, u64)| {
             let mut bucket = Bucket::default();
             bucket.set_upper_bound(bound as f64 / 1e3);
@@ -209,7 +211,7 @@ mod tests {
         let mut lateness = RowLateness::default();
         lateness.behind.saw(10);
         lateness.behind.behind(2_500);
-        metrics.status.committed(&lateness, Counts::default());
+        metrics.status.committed(&[lateness, RowLateness::default()]);
         let text = prometheus::TextEncoder::new().encode_to_string(&metrics.registry.gather()).unwrap();
         for (what, value) in [
             (r#"_bucket{"#, r#"le="0"} 9"#),

@@ -5,7 +5,7 @@
 use crate::limits::JobLimits;
 use crate::operator::lateness::Lateness;
 use crate::operator::window_lateness::RowLateness;
-use crate::plan::Plan;
+use crate::plan::{Plan, window_kind};
 use crate::runtime::core::{JobCore, OpenWindows};
 use crate::runtime::explanation;
 use crate::runtime::status::{Inner, PartitionSeen, Phase};
@@ -40,7 +40,7 @@ pub struct Why {
     /// The operators with state behind the first one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub behind: Vec<OperatorWhy>,
-    /// How late rows were, since the process started.
+    /// How late rows were, since the process started: those that came in, and by operator.
     pub lateness: LatenessWhy,
     /// What waiting depends on.
     pub settings: Settings,
@@ -136,15 +136,27 @@ impl WindowsWhy {
     }
 }
 
-/// How far behind the watermark rows came.
+/// How late rows were.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LatenessWhy {
+    /// Rows that came in: those of the first operator with state.
+    #[serde(flatten)]
+    pub rows: RowsBehind,
+    /// Each operator with state, in order.
+    #[serde(default)]
+    pub operators: Vec<OperatorLateness>,
+}
+
+/// How far behind the watermark an operator's rows came.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RowsBehind {
     /// Rows with an event time.
     pub rows: u64,
     /// Those that came behind the watermark.
     pub behind: u64,
-    /// Those that were late for all their windows.
+    /// Those that were set aside: late for all their windows, or for their turn.
     pub late: u64,
     /// How far behind the last of them came.
     pub max_ms: i64,
@@ -154,21 +166,25 @@ pub struct LatenessWhy {
     pub keeps_999: Option<i64>,
     /// Rows by how far behind they came: up to so many milliseconds (none: more than the one before), so many rows. Empty buckets are left out.
     pub buckets: Vec<(Option<i64>, u64)>,
-    /// The same by window, for each operator whose windows are closed by the watermark.
-    #[serde(default)]
-    pub operators: Vec<OperatorLateness>,
 }
 
-/// How long after the ends of an operator's windows rows came. A row is counted once, by the first of its windows.
+/// How late the rows of an operator were; of one behind another these are results of that. By window a row is counted once, by the first that it
+/// belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct OperatorLateness {
     /// Its name.
     pub operator: String,
-    /// Kind of window: `tumbling windows of 1m`.
+    /// Kind of window: `tumbling windows of 1m`; or `keyed process`.
     pub kind: String,
-    /// The windows that end last, at most [`WINDOWS_KEPT`](crate::operator::window_lateness::WINDOWS_KEPT), ascending; of sessions slices as
-    /// long as the gap.
+    /// `allowedLateness` of its windows.
+    pub allowed_lateness_ms: Option<i64>,
+    /// How far behind its watermark they came.
+    #[serde(flatten)]
+    pub rows: RowsBehind,
+    /// How long after the ends of their windows: of the windows that end last, at most
+    /// [`WINDOWS_KEPT`](crate::operator::window_lateness::WINDOWS_KEPT), ascending; of sessions slices as long as the gap. Empty where the watermark
+    /// closes no window.
     pub windows: Vec<WindowRows>,
     /// All windows before those together, where there were more.
     pub older: Option<WindowRows>,
@@ -192,7 +208,7 @@ pub struct WindowRows {
     pub keeps_99: Option<i64>,
     /// And 99.9 %.
     pub keeps_999: Option<i64>,
-    /// As those of [`LatenessWhy`].
+    /// As those of [`RowsBehind`].
     pub buckets: Vec<(Option<i64>, u64)>,
 }
 
@@ -230,7 +246,7 @@ fn ms(duration: Duration) -> i64 {
 }
 
 impl Why {
-    pub(super) fn of(job: &str, inner: &Inner, lateness: &RowLateness, now: Instant, now_ms: i64) -> Self {
+    pub(super) fn of(job: &str, inner: &Inner, lateness: &[RowLateness], now: Instant, now_ms: i64) -> Self {
         let since = |at: Instant| ms(now.saturating_duration_since(at));
         let partitions: Vec<PartitionWhy> =
             inner.partitions.iter().enumerate().map(|(i, seen)| partition(inner, i, seen, &since)).collect();
@@ -252,7 +268,7 @@ impl Why {
             partitions,
             windows,
             behind: inner.behind.clone(),
-            lateness: of_lateness(lateness, inner),
+            lateness: LatenessWhy::of(&inner.operators, lateness),
             settings: inner.settings,
         };
         why.explanation = explanation::sentences(&why, &inner.phase);
@@ -299,26 +315,51 @@ fn partition(inner: &Inner, index: usize, seen: &PartitionSeen, since: &dyn Fn(I
     }
 }
 
-fn of_lateness(lateness: &RowLateness, inner: &Inner) -> LatenessWhy {
-    let behind = &lateness.behind;
-    let older = lateness.windows.older();
-    let windows = lateness.windows.recent().iter().map(|(w, rows)| window_rows(Some(w.start), Some(w.end), rows));
-    let operators = inner.operator.iter().filter(|_| !lateness.windows.recent().is_empty());
-    let operators = operators.map(|(operator, kind)| OperatorLateness {
-        operator: operator.clone(),
-        kind: kind.clone(),
-        windows: windows.clone().collect(),
-        older: (older.rows() > 0).then(|| window_rows(None, None, older)),
-    });
-    LatenessWhy {
-        rows: behind.rows(),
-        behind: behind.rows_behind(),
-        late: inner.counts.late,
-        max_ms: behind.max_ms(),
-        keeps_99: behind.keeping(990),
-        keeps_999: behind.keeping(999),
-        buckets: buckets(behind),
-        operators: operators.collect(),
+impl LatenessWhy {
+    fn of(operators: &[OperatorLateness], lateness: &[RowLateness]) -> Self {
+        Self {
+            rows: lateness.first().map(RowsBehind::of).unwrap_or_default(),
+            operators: operators.iter().zip(lateness).map(|(operator, rows)| operator.with(rows)).collect(),
+        }
+    }
+}
+
+impl RowsBehind {
+    fn of(lateness: &RowLateness) -> Self {
+        let behind = &lateness.behind;
+        Self {
+            rows: behind.rows(),
+            behind: behind.rows_behind(),
+            late: lateness.late,
+            max_ms: behind.max_ms(),
+            keeps_99: behind.keeping(990),
+            keeps_999: behind.keeping(999),
+            buckets: buckets(behind),
+        }
+    }
+}
+
+impl OperatorLateness {
+    /// Of a plan's operator, without rows.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let window = plan.window.as_ref();
+        Self {
+            operator: plan.operator.clone(),
+            kind: window.map_or_else(|| "keyed process".to_owned(), window_kind),
+            allowed_lateness_ms: window.map(|w| ms(w.allowed_lateness)),
+            ..Self::default()
+        }
+    }
+
+    fn with(&self, lateness: &RowLateness) -> Self {
+        let older = lateness.windows.older();
+        let windows = lateness.windows.recent().iter();
+        Self {
+            rows: RowsBehind::of(lateness),
+            windows: windows.map(|(w, rows)| window_rows(Some(w.start), Some(w.end), rows)).collect(),
+            older: (older.rows() > 0).then(|| window_rows(None, None, older)),
+            ..self.clone()
+        }
     }
 }
 

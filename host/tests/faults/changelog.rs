@@ -141,6 +141,47 @@ fn deleted_while_the_job_runs_it_is_written_anew_and_the_job_goes_on() {
     ends_elsewhere(&job, &topic, 95);
 }
 
+/// Runs `run` where the broker that all tests share is that of the thread.
+fn on_the_shared_broker<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(run).join().expect("it went well"))
+}
+
+#[test]
+fn with_a_source_on_another_cluster_it_is_written_anew_or_told_as_lost_all_the_same() {
+    let _alone = alone();
+    let source = brokers();
+    let _sinks = OwnBroker::start(&[]);
+    let topic = unique("log-apart");
+    let send = |from, seconds| on_the_shared_broker(|| send_events(&topic, 0, &stretch(from, seconds)));
+    on_the_shared_broker(|| create_topic(&topic, 1));
+    send(0, 65);
+    let here = format!("brokers: '{}', topic: {topic},", brokers());
+    let text = counts_pipeline(&topic, &topic, "");
+    assert!(text.contains(&here), "{text}");
+    let job = Job::new(&text.replace(&here, &format!("brokers: '{source}', topic: {topic},")));
+    let child = job.start(&["--idle-after", "5min"]);
+    eventually("the first windows", || results(&topic).len() == 30);
+    job.stop(child);
+    let (data, aside) = (job.dir.path().join("data"), job.dir.path().join("aside"));
+
+    // Without a tree nobody has the state: told, again and again.
+    std::fs::rename(&data, &aside).expect("moved");
+    delete(&changelog(&topic));
+    let gone = format!("topic {}, the log of its state, has nothing, but its consumer group's offsets", changelog(&topic));
+    for _ in 0..2 {
+        lost(&job, job.start(&["--until-end"]), &topic, &[&gone, "there is no local tree in data/default"]);
+    }
+    // With the tree, which has all, it is written anew, and then does without.
+    std::fs::remove_dir_all(&data).expect("removed");
+    std::fs::rename(&aside, &data).expect("moved back");
+    send(65, 30);
+    let child = job.start(&["--idle-after", "5min"]);
+    eventually("the next windows", || results(&topic).len() == 45);
+    job.stop(child);
+    says(&job, &[&changelog(&topic), REBUILT]);
+    ends_elsewhere(&job, &topic, 95);
+}
+
 #[test]
 fn made_anew_by_a_broker_that_makes_topics_by_itself_it_is_refused_until_it_is_deleted() {
     let _alone = alone();

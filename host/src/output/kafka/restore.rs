@@ -152,21 +152,18 @@ impl KafkaCommitter {
         Ok(())
     }
 
-    /// The group's offset of each partition, and the mark that one of them has. After the fence: until then what an earlier process was
+    /// The group's offset of each partition (of the witness, where there is one), and the mark that one of them has. After the fence: until then what an earlier process was
     /// about to commit is in the balance.
     fn committed(&self) -> Result<(Vec<Option<i64>>, Group), CommitError> {
-        let Some((consumer, _)) = &self.group else {
-            let last = self.last.clone().map_or(Group::Silent, |last| Group::Offsets(Some(last)));
-            return Ok((Vec::new(), last));
-        };
+        let partitions = self.witness.as_ref().map_or(self.spec.partitions.as_slice(), std::slice::from_ref);
         let mut list = TopicPartitionList::new();
-        for name in &self.spec.partitions {
+        for name in partitions {
             list.add_partition(&name.topic, name.partition);
         }
         let bad = |e: KafkaError| topics::unreachable(&self.properties, &format!("offsets of group {}", self.id), &e);
-        let list = consumer.committed_offsets(list, ASK).map_err(bad)?;
+        let list = self.group.0.committed_offsets(list, ASK).map_err(bad)?;
         let (mut offsets, mut mark) = (Vec::new(), None);
-        for name in &self.spec.partitions {
+        for name in partitions {
             let found = list.find_partition(&name.topic, name.partition);
             found.as_ref().map_or(Ok(()), |f| f.error()).map_err(bad)?;
             let offset = found.as_ref().map(|f| f.offset());

@@ -1,5 +1,9 @@
 //! What a job counts.
 
+use super::JobCore;
+use crate::operator::epoch::TaskEpoch;
+use crate::operator::window_lateness::RowLateness;
+
 /// Counts of a job since its start; rows are of committed or about-to-be-committed epochs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -35,5 +39,22 @@ impl Counts {
             epochs: self.epochs + other.epochs,
             reruns: self.reruns + other.reruns,
         }
+    }
+}
+
+/// How late the rows of an operator's tasks came.
+pub(super) fn lateness(tasks: &[TaskEpoch]) -> RowLateness {
+    let mut all = RowLateness::default();
+    for task in tasks {
+        all.add(&task.lateness);
+        all.late += task.late.len() as u64;
+    }
+    all
+}
+
+impl JobCore {
+    /// How late the rows of the last epoch came, by operator; those of a later one are results of the one before.
+    pub fn lateness(&self) -> Vec<RowLateness> {
+        self.operators().map(|core| core.lateness.clone()).collect()
     }
 }

@@ -68,8 +68,8 @@ impl JobCore {
         }
         let mut rejects = processed.rejects;
         rejects.sort_by_key(|(task, reject)| (*task, reject.batch, reject.row));
-        for (task, reject) in &rejects {
-            self.reject(&tasks[*task], reject, commit)?;
+        for of_task in rejects.chunk_by(|a, b| a.0 == b.0) {
+            self.reject(&tasks[of_task[0].0], of_task.iter().map(|(_, reject)| reject), commit)?;
         }
         processed.set_aside.iter().for_each(|aside| self.reject_result(&aside.what, &[], &aside.error, commit));
         Ok(())

@@ -12,9 +12,14 @@ use crate::output::encode::Encoder;
 use crate::output::side::{From, LateRow, Reject};
 use crate::output::{EpochCommit, OutRecord};
 use crate::plan::Step;
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, UInt64Array};
+use arrow::compute::take_record_batch;
 use datafusion::error::{DataFusionError, Result};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+/// JSON of rows, by batch and row.
+type Texts = HashMap<(usize, usize), Vec<u8>>;
 
 impl JobCore {
     /// Result rows through the steps after the aggregation, to records.
@@ -76,17 +81,24 @@ impl JobCore {
         self.encoder.encode(batch).map_err(|e| DataFusionError::External(e.into()))
     }
 
-    /// Sets a row aside.
-    pub(super) fn reject(&self, task: &TaskEpoch, reject: &RejectedRow, commit: &mut EpochCommit) -> Result<()> {
-        let raw = &task.input[reject.batch];
-        let value = self.value(raw, reject.row)?;
-        let row = Reject {
-            from: self.from(raw),
-            record: Some(record(raw, reject.row, value.as_deref())),
-            reason: &reject.error.reason,
-            guest: reject.error.guest.as_ref(),
-        };
-        commit.reject(row.to_record(), row.guest);
+    /// Sets rows of a task aside.
+    pub(super) fn reject<'a>(
+        &self,
+        task: &TaskEpoch,
+        rejects: impl Iterator<Item = &'a RejectedRow> + Clone,
+        commit: &mut EpochCommit,
+    ) -> Result<()> {
+        let texts = self.texts(task, rejects.clone().map(|r| (r.batch, r.row)))?;
+        for reject in rejects {
+            let raw = &task.input[reject.batch];
+            let row = Reject {
+                from: self.from(raw),
+                record: Some(record(raw, reject.row, texts.get(&(reject.batch, reject.row)))),
+                reason: &reject.error.reason,
+                guest: reject.error.guest.as_ref(),
+            };
+            commit.reject(row.to_record(), row.guest);
+        }
         Ok(())
     }
 
@@ -97,31 +109,38 @@ impl JobCore {
         }
     }
 
-    /// The JSON of a row that is a result.
-    fn value(&self, raw: &RawBatch, row: usize) -> Result<Option<Vec<u8>>> {
-        let Some(rows) = raw.records.results() else { return Ok(None) };
-        let mut encoder = Encoder::new(rows.schema(), Vec::new(), self.format.timestamps);
-        let records = encoder.encode(&rows.slice(row, 1)).map_err(|e| DataFusionError::External(e.into()))?;
-        Ok(records.into_iter().next().map(|record| record.value))
+    /// The JSON of those of a task's rows (batch and row) that are results: made at once for all of a batch.
+    fn texts(&self, task: &TaskEpoch, rows: impl Iterator<Item = (usize, usize)>) -> Result<Texts> {
+        let mut wanted: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (batch, row) in rows.filter(|(batch, _)| task.input[*batch].records.results().is_some()) {
+            wanted.entry(batch).or_default().push(row);
+        }
+        let mut texts = Texts::new();
+        for (batch, rows) in wanted {
+            let Some(results) = task.input[batch].records.results() else { continue };
+            let taken = take_record_batch(results, &rows.iter().map(|row| *row as u64).collect::<UInt64Array>())?;
+            let mut encoder = Encoder::new(taken.schema(), Vec::new(), self.format.timestamps);
+            let records = encoder.encode(&taken).map_err(|e| DataFusionError::External(e.into()))?;
+            texts.extend(rows.into_iter().map(|row| (batch, row)).zip(records.into_iter().map(|record| record.value)));
+        }
+        Ok(texts)
     }
 
     pub(super) fn write_side_outputs(&self, closed: &Closed, tasks: &[TaskEpoch], commit: &mut EpochCommit) -> Result<()> {
         for task in tasks {
+            let texts = self.texts(task, task.late.iter().map(|late| (late.batch, late.row)))?;
             for late in &task.late {
                 let raw = &task.input[late.batch];
-                let value = self.value(raw, late.row)?;
                 let row = LateRow {
                     from: self.from(raw),
-                    record: record(raw, late.row, value.as_deref()),
+                    record: record(raw, late.row, texts.get(&(late.batch, late.row))),
                     event_time: late.event_time,
                     watermark: late.watermark,
                     late_by: late.late_by,
                 };
                 commit.late.push(row.to_record());
             }
-            for reject in &task.rejects {
-                self.reject(task, reject, commit)?;
-            }
+            self.reject(task, task.rejects.iter(), commit)?;
         }
         let Some(closer) = &self.closer else { return Ok(()) };
         for bad in &closed.bad_results {
@@ -144,8 +163,8 @@ impl JobCore {
     }
 }
 
-/// A row of a batch; of a result `value` is its JSON.
-fn record<'a>(raw: &'a RawBatch, row: usize, value: Option<&'a [u8]>) -> Record<'a> {
+/// A row of a batch; of a result `text` is its JSON.
+fn record<'a>(raw: &'a RawBatch, row: usize, text: Option<&'a Vec<u8>>) -> Record<'a> {
     let record = raw.records.record(row);
-    Record { value: value.or(record.value), ..record }
+    Record { value: text.map(Vec::as_slice).or(record.value), ..record }
 }

@@ -8,7 +8,7 @@ use crate::operator::process::{Kept, ProcessCloser};
 use crate::plan::timestamp_type;
 use crate::state::codec::RowCodec;
 use arrow::array::{
-    ArrayRef, AsArray, Int64Array, ListBuilder, RecordBatch, TimestampMillisecondArray, TimestampMillisecondBuilder, UInt32Array,
+    ArrayRef, Int64Array, ListBuilder, RecordBatch, TimestampMillisecondArray, TimestampMillisecondBuilder, UInt32Array,
 };
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -53,8 +53,8 @@ impl Keyed {
             own.extend([("waiting_from", timestamp_type()), ("waiting_rows", DataType::Int64)]);
         }
         let state = process.plan().signature().state.iter().map(|field| {
-            let data_type = if msgpack::is(&field.layout) { DataType::Utf8 } else { field.data_type.data_type() };
-            (field.name.as_str(), data_type)
+            let data_type = field.data_type.data_type();
+            (field.name.as_str(), if msgpack::is(&data_type, &field.layout) { DataType::Utf8 } else { data_type })
         });
         let mut fields: Vec<Field> = keys.iter().map(|f| f.clone().with_nullable(true)).collect();
         let mut seen: HashSet<String> = fields.iter().map(|f| f.name().clone()).collect();
@@ -103,7 +103,7 @@ impl Keyed {
         let places: UInt32Array = rows.iter().map(|row| row.slot.and_then(|_| read.next())).collect();
         let mut columns = keys.decode(rows.iter().map(|row| row.key)).map_err(corrupt)?;
         for (field, state) in self.process.plan().signature().state.iter().zip(states) {
-            let state = if msgpack::is(&field.layout) { Arc::new(msgpack::texts(state.as_binary())) } else { state };
+            let state = msgpack::shown(state, msgpack::is(&field.data_type.data_type(), &field.layout));
             columns.push(take(&state, &places, None)?);
         }
         let kept: Vec<Option<&Kept>> = places.iter().map(|place| place.and_then(|p| kept.get(p as usize))).collect();

@@ -2,20 +2,29 @@
 //!
 //! Structs are lists there: names of fields are the guest's own affair. What is no MessagePack is shown as hexadecimal digits, as bytes are.
 
-use arrow::array::{BinaryArray, StringArray};
+use arrow::array::{ArrayRef, AsArray, BinaryArray, StringArray};
+use arrow::datatypes::DataType;
 use rmpv::Value as Packed;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Nesting that is followed; past it bytes are shown as they are.
 const DEPTH_MAX: usize = 64;
 
-/// Whether a state field with this layout is MessagePack.
-pub(super) fn is(layout: &str) -> bool {
-    layout.starts_with("msgpack:")
+/// Whether a state field of this type and layout is MessagePack.
+pub(super) fn is(data_type: &DataType, layout: &str) -> bool {
+    *data_type == DataType::Binary && layout.starts_with("msgpack:")
 }
 
-/// A column of states as texts.
-pub(super) fn texts(states: &BinaryArray) -> StringArray {
+/// A column of states as it is shown: MessagePack as texts.
+pub(super) fn shown(state: ArrayRef, is_msgpack: bool) -> ArrayRef {
+    match state.as_binary_opt() {
+        Some(states) if is_msgpack => Arc::new(texts(states)),
+        _ => state,
+    }
+}
+
+fn texts(states: &BinaryArray) -> StringArray {
     states.iter().map(|state| state.map(text)).collect()
 }
 

@@ -1,12 +1,13 @@
 //! What is stored of windows: each pane or open window of a key, its finished values, and the raw columns of its partial states.
 
-use super::{Part, corrupt, unused};
+use super::{Part, corrupt, msgpack, unused};
 use crate::config::spec::WindowKind;
 use crate::operator::assigner::count::TOTAL;
 use crate::operator::assigner::{Assigner, EVENT_TIME_MAX};
 use crate::operator::merge::{Layout, Merger};
 use crate::operator::open::open_windows;
 use crate::plan::{WindowPlan, timestamp_type};
+use crate::plugin::LAYOUT;
 use crate::state::codec::RowCodec;
 use crate::state::store::PaneId;
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
@@ -21,6 +22,8 @@ pub(super) struct Windows {
     assigner: Assigner,
     layout: Layout,
     keys: usize,
+    /// Whether each state column is MessagePack.
+    is_packed: Vec<bool>,
     /// Keys, start and end, finished values, state columns.
     pub(super) schema: SchemaRef,
 }
@@ -49,11 +52,15 @@ impl Windows {
         fields.extend(names.map(|name| Field::new(name, of_pane.clone(), true)));
         fields.extend(values.iter().cloned());
         let mut seen: HashSet<String> = fields.iter().map(|f| f.name().clone()).collect();
+        let mut is_packed = Vec::new();
         for (i, aggregate) in window.aggregates.iter().enumerate() {
             let value = values.get(i).map_or(aggregate.function.name(), |v| v.name());
             for field in aggregate.function.state_fields()? {
                 let name = unused(format!("{value}[{}]", short(field.name())), &mut seen);
-                fields.push(Field::new(name, field.data_type().clone(), true));
+                let is_msgpack = field.metadata().get(LAYOUT).is_some_and(|layout| msgpack::is(field.data_type(), layout));
+                let data_type = if is_msgpack { DataType::Utf8 } else { field.data_type().clone() };
+                fields.push(Field::new(name, data_type, true));
+                is_packed.push(is_msgpack);
             }
         }
         Ok(Self {
@@ -61,6 +68,7 @@ impl Windows {
             assigner: window.assigner(),
             layout: Layout::new(window, input)?,
             keys: keys.len(),
+            is_packed,
             schema: Arc::new(Schema::new(fields)),
         })
     }
@@ -116,7 +124,7 @@ impl Windows {
         let of_values = &schema.fields()[columns.len()..columns.len() + aggregates];
         let none = || of_values.iter().map(|f| arrow::array::new_null_array(f.data_type(), bounds.len())).collect();
         columns.extend(values.unwrap_or_else(none));
-        columns.extend(states);
+        columns.extend(states.into_iter().zip(&self.is_packed).map(|(state, is_msgpack)| msgpack::shown(state, *is_msgpack)));
         let fit = |(column, field): (ArrayRef, &Arc<Field>)| -> Result<ArrayRef> {
             if column.data_type() == field.data_type() {
                 Ok(column)
