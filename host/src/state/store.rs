@@ -10,7 +10,7 @@ use crate::limits::{STATE_SHARDS, StateLimit};
 use crate::output::Change;
 use crate::state::bulk::Bulk;
 use crate::state::codec::{CodecError, stable_hash};
-use crate::state::read::{AT_ONCE, Read};
+use crate::state::read::{AT_ONCE, Read, touch};
 pub use crate::state::read::{Found, Part};
 use crate::state::slots::{InMemory, Slots};
 use crate::state::spill::{Spill, SpillError};
@@ -284,7 +284,8 @@ impl Store {
         }
         let mut updates = updates.into_iter();
         while !updates.as_slice().is_empty() {
-            self.touch(updates.as_slice().iter().take(AT_ONCE));
+            let next = updates.as_slice();
+            self.touch(&next[..next.len().min(AT_ONCE)]);
             for update in updates.by_ref().take(AT_ONCE) {
                 change(changes, update.pane, update.key(), Some(update.state()));
                 self.set(update)?;
@@ -401,10 +402,15 @@ impl Store {
         Ok(on_disk)
     }
 
-    /// Reads a little of the slots that are about to be set.
-    fn touch<'u>(&self, updates: impl Iterator<Item = &'u Update>) {
-        let of = |update: &Update| self.panes.get(&update.pane)?.slots.at(update.place?.0)?.touch();
-        std::hint::black_box(updates.filter_map(of).fold(0, |all, byte| all ^ byte));
+    /// Touches slots that are about to be set.
+    fn touch(&self, updates: &[Update]) {
+        for of_pane in updates.chunk_by(|a, b| a.pane == b.pane) {
+            let Some(Pane { slots, .. }) = self.panes.get(&of_pane[0].pane) else { continue };
+            touch(of_pane.iter().map(|update| match update.place {
+                Some(Place(number)) => slots.at(number)?.touch(),
+                None => slots.touch(self.hash(update.key())),
+            }));
+        }
     }
 
     /// Sets a slot.
