@@ -3,6 +3,7 @@
 //! In: changes in the order in which they were made. Out: the same, or the last of each key in the tree's order.
 
 use crate::output::Change;
+use crate::state::read::{AT_ONCE, touch};
 use ahash::RandomState;
 use std::collections::HashMap;
 
@@ -10,8 +11,6 @@ use std::collections::HashMap;
 const HEAD: usize = 18;
 /// The value's length of a removal.
 const REMOVED: u32 = u32::MAX;
-/// Changes that are touched at once.
-const AT_ONCE: usize = 64;
 /// Bytes of a block: the first, and those of many. A block does not grow, since its bytes would have to move.
 const BLOCK: usize = 4 << 10;
 const BLOCK_MAX: usize = 1 << 20;
@@ -129,7 +128,7 @@ impl Bulk {
         })
     }
 
-    /// Reads a little of each change: they lie all over, and in a short loop the processor waits for many of them together.
+    /// Reads a little of changes, which lie all over.
     fn touch(&self, numbers: &[u32]) {
         let of = |number: &u32| -> Option<u8> {
             let entry = self.entries[*number as usize];
@@ -137,7 +136,7 @@ impl Bulk {
             let value = if entry.value == REMOVED { 0 } else { entry.value as usize };
             Some(change.first()? ^ change.get((entry.key as usize + value).checked_sub(1)?)?)
         };
-        std::hint::black_box(numbers.iter().filter_map(of).fold(0, |all, byte| all ^ byte));
+        touch(numbers.iter().map(of));
     }
 
     /// Numbers of the last change of each key, by shard and key.

@@ -32,9 +32,14 @@ pub(super) struct Read {
 /// The state of a slot that is there, and where it is, if in memory.
 pub type Found<'a> = Option<(&'a [u8], Option<Place>)>;
 
-/// Slots that are read at once, before each is looked at: one that is not in the processor's caches is waited for, several times, and in a
-/// short loop the processor waits for those of many slots together. That halves what an epoch over many keys costs.
+/// Slots that are touched at once.
 pub(super) const AT_ONCE: usize = 64;
+
+/// Reads a little of many, before each is looked at: one that is not in the processor's caches is waited for, several times, and in a short loop
+/// the processor waits for many together. That halves what an epoch over many keys costs.
+pub(super) fn touch(some: impl Iterator<Item = Option<u8>>) {
+    std::hint::black_box(some.flatten().fold(0, |all, byte| all ^ byte));
+}
 
 /// Takes a key and a state.
 type Each<'a> = dyn FnMut(Box<[u8]>, Box<[u8]>) -> Result<(), SpillError> + 'a;
@@ -73,11 +78,7 @@ impl Store {
             if some.is_empty() {
                 return Ok(found);
             }
-            for of_pane in some.chunk_by(|a, b| a.0 == b.0) {
-                if let Some(slots) = self.panes.get(&of_pane[0].0) {
-                    slots.slots.touch(of_pane.iter().map(|(_, hash, _)| *hash));
-                }
-            }
+            touch(some.iter().map(|(pane, hash, _)| self.panes.get(pane)?.slots.touch(*hash)));
             for (pane, hash, key) in some.drain(..) {
                 found.push(self.find(pane, hash, key)?);
             }

@@ -112,13 +112,10 @@ impl Slots {
         self.index.find(spread(hash), is_it).map(|found| (found.number, self.place(found.number)))
     }
 
-    /// Reads a little of the slots with these hashes: see [`super::read::AT_ONCE`].
-    pub(super) fn touch(&self, hashes: impl Iterator<Item = u64>) {
-        let of = |hash: u64| -> Option<u8> {
-            let hash = hash as u32;
-            self.place(self.index.find(spread(hash), |found| found.hash == hash)?.number).touch()
-        };
-        std::hint::black_box(hashes.filter_map(of).fold(0, |all, byte| all ^ byte));
+    /// Reads a little of a slot with this hash, or of where it would be: see [`super::read::touch`].
+    pub(super) fn touch(&self, hash: u64) -> Option<u8> {
+        let hash = hash as u32;
+        self.place(self.index.find(spread(hash), |found| found.hash == hash)?.number).touch()
     }
 
     /// What is where a slot was that [`Slots::find`] gave.
