@@ -176,7 +176,7 @@ impl Case {
         }
     }
 
-    /// Guests that never return; global windows whose keys are forgotten; windows by the calendar, with hours in the place of milliseconds.
+    /// Guests that never return; global and count windows whose keys are forgotten; windows by the calendar, with hours in the place of milliseconds.
     fn vary(&mut self, random: &mut Random) {
         if matches!(self.guests, Guests::Hostile(_)) && random.one_in(6) {
             self.guests = Guests::Hostile(ENDLESS);
@@ -184,6 +184,7 @@ impl Case {
         let Shape::Windows { kind, processing: false, .. } = &mut self.shape else { return };
         match kind {
             Kind::Global if !random.one_in(3) => self.bounds.ttl = Some(2 + random.below(40) as i64),
+            Kind::Count { .. } if !random.one_in(3) => self.bounds.ttl = Some(2 + random.below(40) as i64),
             Kind::Hopping { duration, slide, .. } if duration == slide && random.one_in(3) => {
                 let weeks = random.one_in(4);
                 *kind = Kind::Calendar { days: if weeks { 7 } else { 1 + random.below(2) as i64 }, weeks };
@@ -236,7 +237,9 @@ impl Case {
         let time = match kind {
             _ if processing => "time: processing".to_owned(),
             _ if !self.is_timed() => "timestampColumn: st".to_owned(),
-            Kind::Global => format!("timestampColumn: st, watermark: {disorder}ms, maxFuture: {max_future}ms"),
+            Kind::Global | Kind::Count { .. } => {
+                format!("timestampColumn: st, watermark: {disorder}ms, maxFuture: {max_future}ms")
+            }
             _ => {
                 format!("timestampColumn: st, watermark: {disorder}ms, allowedLateness: {lateness}ms, maxFuture: {max_future}ms")
             }

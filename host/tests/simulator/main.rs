@@ -182,7 +182,8 @@ fn simulated_cases_are_of_every_kind() {
     let is = |test: &dyn Fn(&Case) -> bool| all.iter().filter(|c| test(c)).count();
     let found = [
         ("calendar", is(&|c| matches!(kind(c), Some(Kind::Calendar { .. })))),
-        ("ttl", is(&|c| c.bounds.ttl.is_some())),
+        ("ttl of global windows", is(&|c| c.bounds.ttl.is_some() && kind(c) == Some(Kind::Global))),
+        ("ttl of count windows", is(&|c| c.bounds.ttl.is_some() && matches!(kind(c), Some(Kind::Count { .. })))),
         ("endless guests", is(&|c| c.guests == Guests::Hostile(ENDLESS))),
         ("other hostile guests", is(&|c| matches!(c.guests, Guests::Hostile(name) if name != ENDLESS))),
         ("swaps", is(&|c| c.guests == Guests::Swapped)),

@@ -137,7 +137,7 @@ pub struct Bounds {
     pub lateness: i64,
     /// How far ahead of its record an event time may be.
     pub max_future: i64,
-    /// Keys of a global window are forgotten so long after their last row.
+    /// Keys of a global or count window are forgotten so long after their last row.
     pub ttl: Option<i64>,
 }
 
@@ -197,10 +197,10 @@ pub fn expected<K: Ord + Clone>(kind: Kind, bounds: Bounds, rows: &[Row<K>]) -> 
         }
         // What a row finds of a key that is forgotten is what its own watermark leaves.
         let at = if bounds.ttl.is_some() { at.max(*watermark) } else { at };
-        let ends: Vec<i64> = match kind {
-            Kind::Global if bounds.ttl.is_some() => vec![row.time + bounds.ttl.unwrap_or_default()],
-            Kind::Session { gap } => vec![row.time + gap],
-            Kind::Count { .. } | Kind::Global => vec![i64::MAX - bounds.lateness],
+        let ends: Vec<i64> = match (kind, bounds.ttl) {
+            (Kind::Global | Kind::Count { .. }, Some(ttl)) => vec![row.time + ttl],
+            (Kind::Session { gap }, _) => vec![row.time + gap],
+            (Kind::Count { .. } | Kind::Global, None) => vec![i64::MAX - bounds.lateness],
             _ => kind.windows(row.time).into_iter().map(|(_, end)| end).collect(),
         };
         let last = ends.into_iter().max().map_or(i64::MIN, |end| end + bounds.lateness);
@@ -211,7 +211,10 @@ pub fn expected<K: Ord + Clone>(kind: Kind, bounds: Bounds, rows: &[Row<K>]) -> 
     }
     let windows = match kind {
         Kind::Session { gap } => sessions(gap + bounds.lateness, gap, counted),
-        Kind::Count { every, slide } => counts(every, slide, &counted),
+        Kind::Count { every, slide } => {
+            let reached = watermarks.into_values().max().unwrap_or(i64::MIN);
+            counts(every, slide, bounds.ttl, reached, &counted)
+        }
         Kind::Global if bounds.ttl.is_some() => lives(bounds.ttl.unwrap_or_default(), counted),
         _ => aligned(kind, bounds.lateness, &counted),
     };
@@ -274,20 +277,33 @@ fn sessions<K: Ord + Clone>(closes_after: i64, gap: i64, mut rows: Vec<(i64, &Ro
     merged.into_iter().map(|((key, start, end), (rows, sum))| Window { key, start, end, rows, sum }).collect()
 }
 
-/// Each `slide` rows of a key its last `every`; at the end what is left.
-fn counts<K: Ord + Clone>(every: i64, slide: i64, rows: &[(i64, &Row<K>)]) -> Vec<Window<K>> {
-    let mut keys = BTreeMap::<K, Vec<&Row<K>>>::new();
-    for (_, row) in rows {
-        keys.entry(row.key.clone()).or_default().push(row);
+/// Each `slide` rows of a key its last `every`; at the end what is left of keys that live then. A key that is idle for `ttl` begins anew.
+fn counts<K: Ord + Clone>(every: i64, slide: i64, ttl: Option<i64>, reached: i64, rows: &[(i64, &Row<K>)]) -> Vec<Window<K>> {
+    let is_over = |life: &[&Row<K>], watermark: i64| {
+        let last = life.iter().map(|r| r.time).max();
+        last.zip(ttl).is_some_and(|(last, ttl)| last + ttl <= watermark)
+    };
+    let mut keys = BTreeMap::<K, Vec<Vec<&Row<K>>>>::new();
+    for (watermark, row) in rows {
+        let lives = keys.entry(row.key.clone()).or_insert_with(|| vec![Vec::new()]);
+        if lives.last().is_some_and(|life| is_over(life, *watermark)) {
+            lives.push(Vec::new());
+        }
+        lives.last_mut().into_iter().for_each(|life| life.push(row));
     }
     let mut windows = Vec::new();
-    for (key, rows) in keys {
-        let n = rows.len() as i64;
-        for end in (1..n + every).filter(|end| end % slide == 0 && end - every < n) {
-            let of = &rows[(end - every).max(0) as usize..end.min(n) as usize];
-            let start = of.iter().map(|r| r.time).min().unwrap_or_default();
-            let end = of.iter().map(|r| r.time).max().unwrap_or_default() + 1;
-            windows.push(Window { key: key.clone(), start, end, rows: of.len() as i64, sum: of.iter().map(|r| r.value).sum() });
+    for (key, lives) in keys {
+        for (i, life) in lives.iter().enumerate() {
+            let n = life.len() as i64;
+            let goes_on = i + 1 == lives.len() && !is_over(life, reached);
+            let last_end = if goes_on { n + every - 1 } else { n };
+            for end in (1..=last_end).filter(|end| end % slide == 0 && end - every < n) {
+                let of = &life[(end - every).max(0) as usize..end.min(n) as usize];
+                let start = of.iter().map(|r| r.time).min().unwrap_or_default();
+                let end = of.iter().map(|r| r.time).max().unwrap_or_default() + 1;
+                let sum = of.iter().map(|r| r.value).sum();
+                windows.push(Window { key: key.clone(), start, end, rows: of.len() as i64, sum });
+            }
         }
     }
     windows.sort();
