@@ -26,7 +26,7 @@ pub struct Loaded {
     /// The same, with little time for a call.
     pub endless: PluginSet,
     pub victim: PluginSet,
-    pub accounts: PluginSet,
+    pub accounts: Arc<Plugin>,
     pub swaps: Vec<Swap>,
 }
 
@@ -50,7 +50,7 @@ pub fn loaded() -> &'static Loaded {
             hostile: set("hostile"),
             endless: one(load_by(&hasty, "hostile")),
             victim: set("victim_1_0_0"),
-            accounts: set("accounts"),
+            accounts: load("accounts"),
             swaps: vec![
                 swap("victim_1_1_0", false, false),
                 swap("victim_2_poison_traps", false, false),

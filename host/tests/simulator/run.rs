@@ -95,7 +95,15 @@ fn went_back(before: &Committed, after: &Committed) -> Option<String> {
         return Some(format!("the watermark of {name} goes back from {} to {}", watermark(a, name), watermark(b, name)));
     }
     let back = |what: &str, a: i64, b: i64| (b < a).then(|| format!("{what} goes back from {a} to {b}"));
+    let of_behind = || {
+        a.behind.iter().zip(&b.behind).find_map(|(a, b)| {
+            back(&format!("the watermark of {}", a.operator), a.watermark, b.watermark)
+                .or_else(|| back(&format!("what {} has closed", a.operator), a.closed, b.closed))
+                .or_else(|| back(&format!("the rows of {}", a.operator), a.rows, b.rows))
+        })
+    };
     back("what has been closed", a.closed, b.closed)
+        .or_else(of_behind)
         .or_else(|| back("processing time", a.now, b.now))
         .or_else(|| back("the epoch's number", a.epoch as i64 + 1, b.epoch as i64))
         .or_else(|| a.positions.iter().find_map(|(name, p)| back(name, *p, b.positions.get(name).copied().unwrap_or(none))))
@@ -123,12 +131,14 @@ pub fn run(case: &Case, random: Random, weather: Weather, mutant: Option<Mutant>
     let shared = Shared::new(random, weather, broker, mutant);
     let pipeline = case.pipeline();
     let plugins = match case.guests {
-        Guests::None => PluginSet::empty(),
+        Guests::None | Guests::Accounts => PluginSet::empty(),
         Guests::Hostile(ENDLESS) => loaded().endless.clone(),
         Guests::Hostile(_) => loaded().hostile.clone(),
         Guests::Swapped => loaded().victim.clone(),
-        Guests::Accounts => loaded().accounts.clone(),
     };
+    let accounts = case.has_process().then(|| Arc::clone(&loaded().accounts));
+    let plugins =
+        accounts.map_or_else(|| Ok(plugins.clone()), |accounts| plugins.with(accounts)).expect("plugins of other names");
     let plan = plan::build(&pipeline, &plugins).unwrap_or_else(|e| panic!("{e}\n{}", case.about()));
     let names = (0..case.partitions).map(|p| PartitionName { topic: "input".into(), partition: p as i32 }).collect();
     let mut runner = Runner {

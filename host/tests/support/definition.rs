@@ -93,8 +93,20 @@ impl Kind {
         }
     }
 
+    /// The same with each time `n` times as long; not of windows by the calendar.
+    pub fn scaled(self, n: i64) -> Self {
+        match self {
+            Self::Hopping { duration, slide, offset } => {
+                Self::Hopping { duration: duration * n, slide: slide * n, offset: offset * n }
+            }
+            Self::Cumulative { size, step } => Self::Cumulative { size: size * n, step: step * n },
+            Self::Session { gap } => Self::Session { gap: gap * n },
+            Self::Count { .. } | Self::Global | Self::Calendar { .. } => self,
+        }
+    }
+
     /// Bounds of the windows that contain `time`, by looking at all that are near; none where they are not the same for all keys.
-    fn windows(self, time: i64) -> Vec<(i64, i64)> {
+    pub fn windows(self, time: i64) -> Vec<(i64, i64)> {
         let all: Vec<(i64, i64)> = match self {
             Self::Hopping { duration, slide, offset } => {
                 let first = (time - offset - duration) / slide - 2;
@@ -179,6 +191,27 @@ pub enum Fate {
     Future,
 }
 
+impl Bounds {
+    /// The watermark of a partition after a row; none where the row can't be true.
+    fn after<K>(&self, watermark: i64, row: &Row<K>) -> Option<i64> {
+        if row.time <= watermark.saturating_add(self.disorder) {
+            return Some(watermark);
+        }
+        let is_true = row.written.is_none_or(|w| row.time <= w + self.max_future);
+        is_true.then(|| watermark.max(row.written.map_or(row.time, |w| w.min(row.time)) - self.disorder))
+    }
+}
+
+/// The greatest watermark of a partition after all `rows`.
+pub fn reached<K>(bounds: Bounds, rows: &[Row<K>]) -> i64 {
+    let mut watermarks = BTreeMap::<usize, i64>::new();
+    for row in rows {
+        let watermark = watermarks.entry(row.partition).or_insert(i64::MIN);
+        *watermark = bounds.after(*watermark, row).unwrap_or(*watermark);
+    }
+    watermarks.into_values().max().unwrap_or(i64::MIN)
+}
+
 /// The windows of `rows`, and what becomes of each row.
 pub fn expected<K: Ord + Clone>(kind: Kind, bounds: Bounds, rows: &[Row<K>]) -> (Vec<Window<K>>, Vec<Fate>) {
     let mut watermarks = BTreeMap::<usize, i64>::new();
@@ -187,14 +220,11 @@ pub fn expected<K: Ord + Clone>(kind: Kind, bounds: Bounds, rows: &[Row<K>]) -> 
     for row in rows {
         let watermark = watermarks.entry(row.partition).or_insert(i64::MIN);
         let at = (*watermark).max(row.floor);
-        let is_ahead = row.time > watermark.saturating_add(bounds.disorder);
-        if is_ahead && row.written.is_some_and(|w| row.time > w + bounds.max_future) {
+        let Some(after) = bounds.after(*watermark, row) else {
             fates.push(Fate::Future);
             continue;
-        }
-        if is_ahead {
-            *watermark = (*watermark).max(row.written.map_or(row.time, |w| w.min(row.time)) - bounds.disorder);
-        }
+        };
+        *watermark = after;
         // What a row finds of a key that is forgotten is what its own watermark leaves.
         let at = if bounds.ttl.is_some() { at.max(*watermark) } else { at };
         let ends: Vec<i64> = match (kind, bounds.ttl) {
@@ -211,10 +241,7 @@ pub fn expected<K: Ord + Clone>(kind: Kind, bounds: Bounds, rows: &[Row<K>]) -> 
     }
     let windows = match kind {
         Kind::Session { gap } => sessions(gap + bounds.lateness, gap, counted),
-        Kind::Count { every, slide } => {
-            let reached = watermarks.into_values().max().unwrap_or(i64::MIN);
-            counts(every, slide, bounds.ttl, reached, &counted)
-        }
+        Kind::Count { every, slide } => counts(every, slide, bounds.ttl, reached(bounds, rows), &counted),
         Kind::Global if bounds.ttl.is_some() => lives(bounds.ttl.unwrap_or_default(), counted),
         _ => aligned(kind, bounds.lateness, &counted),
     };
