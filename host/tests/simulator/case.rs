@@ -120,6 +120,8 @@ pub struct Case {
     /// Rows whose value divides by 3 are filtered away.
     pub filtered: bool,
     pub guests: Guests,
+    /// Versions of the process's guest are swapped in.
+    pub swaps_process: bool,
     pub partitions: usize,
     pub feeds: Vec<Feed>,
     pub limits: JobLimits,
@@ -181,6 +183,7 @@ impl Case {
             keyed: !random.one_in(6) || matches!(shape, Shape::Windows { kind: Kind::Global, .. }),
             filtered: random.one_in(4),
             guests,
+            swaps_process: false,
             partitions,
             feeds: feeds(partitions, guests, random),
             limits,
@@ -304,7 +307,7 @@ impl Case {
             Shape::Rows | Shape::Process(_) => false,
             Shape::Windows { kind, processing, .. } => processing || (self.partitions > 1 && matches!(kind, Kind::Count { .. })),
         };
-        !by_epoch && !self.idles && ![Guests::Swapped, Guests::Hostile(ENDLESS)].contains(&self.guests)
+        !by_epoch && !self.idles && !self.swaps_process && ![Guests::Swapped, Guests::Hostile(ENDLESS)].contains(&self.guests)
     }
 
     /// The committed rows of each partition by offset, once all of the input is there: worked out here a second time.
@@ -333,24 +336,12 @@ impl Case {
 
     /// For people.
     pub fn about(&self) -> String {
-        let Self {
-            shape,
-            bounds,
-            behind,
-            keyed,
-            filtered,
-            guests,
-            partitions,
-            workers,
-            idles,
-            with_disks,
-            with_spill,
-            limits,
-            ..
-        } = self;
+        let Self { shape, bounds, behind, keyed, filtered, guests, swaps_process, partitions, workers, .. } = self;
+        let Self { idles, with_disks, with_spill, limits, .. } = self;
         format!(
-            "{shape:?}, {bounds:?}, behind it {behind:?}, keyed {keyed}, filtered {filtered}, guests {guests:?}, {partitions} partitions, {workers} workers, \
-             idles {idles}, disks {with_disks}, spill {with_spill}, {} feeds, epochs of {} rows and {:?}, max drift {:?}",
+            "{shape:?}, {bounds:?}, behind it {behind:?}, keyed {keyed}, filtered {filtered}, guests {guests:?}, swaps of a process \
+             {swaps_process}, {partitions} partitions, {workers} workers, idles {idles}, disks {with_disks}, spill {with_spill}, {} feeds, \
+             epochs of {} rows and {:?}, max drift {:?}",
             self.feeds.len(),
             limits.epoch_rows,
             limits.epoch_time,

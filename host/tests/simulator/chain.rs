@@ -103,6 +103,7 @@ impl Case {
             let behind = Behind::random(&case, number == count, random);
             case.behind.push(behind);
         }
+        case.vary_process(random);
         case
     }
 
@@ -174,7 +175,7 @@ impl Behind {
         let emit = [Emit::Final, Emit::OnUpdate, Emit::Early][random.below(3) as usize];
         // The guest's outputs can have a sink once.
         let shape = if !case.has_process() && random.one_in(3) {
-            Shape::Process(Process { ttl: 5 + random.below(60) as i64, by_event_time: true })
+            Shape::Process(Process { ttl: 5 + random.below(60) as i64, by_event_time: true, fault: None })
         } else if is_last && emit != Emit::Final && random.one_in(4) {
             Shape::Windows { kind: Kind::Global, emit, processing: false }
         } else {
@@ -210,9 +211,8 @@ impl Behind {
         let text = format!("  - operation: project\n    columns: {{ k: \"{key}\", t: {time}, v: {value} }}\n");
         let (kind, emit) = match self.shape {
             Shape::Process(process) => {
-                let seconds = "arrow_cast(t, 'Int64') / 1000";
-                let what = format!("CASE WHEN {seconds} % 5 = 0 THEN 'say' WHEN {seconds} % 7 = 0 THEN 'forget' ELSE 'add' END");
-                return text + &process.yaml(&what, "t", self.disorder);
+                // By the time, so that it does not matter in which order rows of one time come.
+                return text + &process.yaml("(arrow_cast(t, 'Int64') / 1000)", true, "t", self.disorder);
             }
             Shape::Windows { kind, emit, .. } => (kind, emit),
             Shape::Rows => return text,
@@ -306,12 +306,11 @@ pub fn goes_on_behind(kind: Kind, lateness: i64, windows: &[Window<Key>]) -> i64
 fn processed(process: Process, rows: &[Passed], reached: i64, said: &mut Said) -> Vec<i64> {
     let mut keys = BTreeMap::<Key, Vec<Act>>::new();
     for row in rows {
-        let what = match row.column / SECOND {
-            s if s % 5 == 0 => What::Say,
-            s if s % 7 == 0 => What::Forget,
-            _ => What::Add,
-        };
-        // Those of one time do the same, so it does not matter in which order.
+        let what = process.what(row.column / SECOND);
+        if what == What::Fault {
+            said.refused += 1;
+            continue;
+        }
         let act = Act { watermark: row.time, time: row.time, at: (0, 0), what, amount: row.value };
         keys.entry(row.key.clone()).or_default().push(act);
     }

@@ -26,8 +26,10 @@ pub struct Loaded {
     /// The same, with little time for a call.
     pub endless: PluginSet,
     pub victim: PluginSet,
-    pub accounts: Arc<Plugin>,
     pub swaps: Vec<Swap>,
+    /// A keyed process.
+    pub ledger: Arc<Plugin>,
+    pub ledger_swaps: Vec<Swap>,
 }
 
 /// Loaded once a process: compiling takes a while.
@@ -50,7 +52,6 @@ pub fn loaded() -> &'static Loaded {
             hostile: set("hostile"),
             endless: one(load_by(&hasty, "hostile")),
             victim: set("victim_1_0_0"),
-            accounts: load("accounts"),
             swaps: vec![
                 swap("victim_1_1_0", false, false),
                 swap("victim_2_poison_traps", false, false),
@@ -58,6 +59,12 @@ pub fn loaded() -> &'static Loaded {
                 swap("victim_2_state_changed", false, false),
                 swap("victim_2_update_traps", true, false),
                 swap("victim_2_merge_traps", true, true),
+            ],
+            ledger: load("ledger_1_0_0"),
+            ledger_swaps: vec![
+                swap("ledger_1_1_0", false, false),
+                swap("ledger_2_state_changed", false, false),
+                swap("ledger_2_traps", true, false),
             ],
         }
     })

@@ -26,6 +26,7 @@ mod world;
 use case::{Case, ENDLESS, Guests, Shape};
 use definition::{Kind, Random};
 use mutants::Mutant;
+use process::Fault;
 use std::time::{Duration, Instant};
 use verify::Final;
 use world::Weather;
@@ -208,8 +209,17 @@ fn simulated_cases_are_of_every_kind() {
         ("behind a process", is(&|c| of_process(c.shape))),
         ("processes behind", is(&|c| c.behind.iter().any(|b| of_process(b.shape)))),
         ("ttl behind", is(&|c| c.last_ttl().is_some())),
+        ("swaps of a process behind", is(&|c| c.swaps_process && !of_process(c.shape))),
     ];
-    let found = [&found[..], &of_chains].concat();
+    let processes: Vec<Case> = (0..SEEDS_OF_PROCESSES).map(|seed| case(PROCESSES, seed, None)).collect();
+    let is = |test: &dyn Fn(&Case) -> bool| processes.iter().filter(|c| test(c)).count();
+    let fault = |case: &Case| if let Shape::Process(process) = case.shape { process.fault } else { None };
+    let of_processes = [
+        ("processes that refuse", is(&|c| fault(c) == Some(Fault::Refuses))),
+        ("processes that trap", is(&|c| fault(c) == Some(Fault::Traps))),
+        ("swaps of processes", is(&|c| c.swaps_process)),
+    ];
+    let found = [&found[..], &of_chains, &of_processes].concat();
     assert!(found.iter().all(|(_, count)| *count >= 5), "{found:?}");
     eprintln!("{found:?}");
 }

@@ -1,4 +1,4 @@
-//! Keyed processes in the simulator: a pipeline over the guest `account`, and what it must give, worked out key by key without epochs.
+//! Keyed processes in the simulator: a pipeline over the guest `ledger`, and what it must give, worked out key by key without epochs.
 //!
 //! Event times are seconds, since the guest's timers are: an account is quiet ten seconds after something was added to it.
 
@@ -20,6 +20,25 @@ pub struct Process {
     pub ttl: i64,
     /// Rows come by event time; else as they arrive, and then from one partition only: between several there is no order.
     pub by_event_time: bool,
+    /// What the guest does with some of the rows that it should not be given.
+    pub fault: Option<Fault>,
+}
+
+/// How a guest does not take a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It says which row it is.
+    Refuses,
+    Traps,
+}
+
+impl Fault {
+    fn what(self) -> &'static str {
+        match self {
+            Self::Refuses => "nonsense",
+            Self::Traps => "trap",
+        }
+    }
 }
 
 impl Case {
@@ -27,13 +46,25 @@ impl Case {
     pub fn random_process(random: &mut Random) -> Self {
         let mut case = Self::plain(random);
         case.become_process(random);
+        case.vary_process(random);
         case
+    }
+
+    /// Guests that do not take some rows, and versions that are swapped in.
+    pub fn vary_process(&mut self, random: &mut Random) {
+        let fault = [None, Some(Fault::Refuses), Some(Fault::Traps)][random.below(3) as usize];
+        self.swaps_process = self.has_process() && random.one_in(3);
+        for shape in std::iter::once(&mut self.shape).chain(self.behind.iter_mut().map(|b| &mut b.shape)) {
+            if let Shape::Process(process) = shape {
+                process.fault = fault;
+            }
+        }
     }
 
     /// The rows go to a keyed process.
     pub fn become_process(&mut self, random: &mut Random) {
         let by_event_time = self.partitions > 1 || random.one_in(2);
-        self.shape = Shape::Process(Process { ttl: 5 + random.below(60) as i64, by_event_time });
+        self.shape = Shape::Process(Process { ttl: 5 + random.below(60) as i64, by_event_time, fault: None });
         self.guests = Guests::Accounts;
         self.keyed = true;
         self.bounds.disorder *= SECOND;
@@ -50,6 +81,8 @@ impl Case {
 /// What a row does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
+    /// It is not taken, as if it had never come.
+    Fault,
     Say,
     Forget,
     Add,
@@ -59,25 +92,29 @@ impl Process {
     /// The steps behind a parse and a filter.
     pub fn first_yaml(self, disorder: i64) -> String {
         // As rows arrive, those before a clear of the same epoch still count for the life that comes after it: its end depends on cuts.
-        let forget = if self.by_event_time { "WHEN v % 7 = 0 THEN 'forget' " } else { "" };
-        self.yaml(&format!("CASE WHEN v % 5 = 0 THEN 'say' {forget}ELSE 'add' END"), "st", disorder)
+        self.yaml("v", self.by_event_time, "st", disorder)
     }
 
-    /// The operation over columns `k`, `v` and a time; `what` says as an expression what a row does.
-    pub fn yaml(self, what: &str, time: &str, disorder: i64) -> String {
+    /// The operation over columns `k`, `v` and a time; what a row does follows from a number.
+    pub fn yaml(self, number: &str, forgets: bool, time: &str, disorder: i64) -> String {
+        let fault = self.fault.map_or_else(String::new, |f| format!("WHEN {number} % 11 = 0 THEN '{}' ", f.what()));
+        let forget = if forgets { format!("WHEN {number} % 7 = 0 THEN 'forget' ") } else { String::new() };
+        let what = format!("CASE {fault}WHEN {number} % 5 = 0 THEN 'say' {forget}ELSE 'add' END");
         let order = if self.by_event_time { "eventTime" } else { "arrival" };
         format!(
             "  - operation: project\n    columns: {{ k: k, what: \"({what}) || ' ' || coalesce(k, '-')\", amount: v, {time}: {time} }}\n  \
-             - operation: process\n    plugin: account\n    keyBy: [k]\n    timestampColumn: {time}\n    watermark: {disorder}ms\n    \
+             - operation: process\n    plugin: ledger\n    keyBy: [k]\n    timestampColumn: {time}\n    watermark: {disorder}ms\n    \
              ttl: {}s\n    order: {order}\n    outputs: {{ quiet: {{ name: discard }} }}\n",
             self.ttl
         )
     }
 
-    fn what(self, value: i64) -> What {
-        match value {
-            v if v % 5 == 0 => What::Say,
-            v if v % 7 == 0 && self.by_event_time => What::Forget,
+    /// What a row of this number does.
+    pub fn what(self, number: i64) -> What {
+        match number {
+            n if n % 11 == 0 && self.fault.is_some() => What::Fault,
+            n if n % 5 == 0 => What::Say,
+            n if n % 7 == 0 && self.by_event_time => What::Forget,
             _ => What::Add,
         }
     }
@@ -113,6 +150,8 @@ pub struct Said {
     pub sums: Vec<Sum>,
     /// Rows of its other output.
     pub quiet: Vec<String>,
+    /// Rows that an operation behind another one has not taken.
+    pub refused: usize,
 }
 
 /// A life of a key.
@@ -146,11 +185,12 @@ impl Life {
     }
 }
 
-/// What a process gives that is first in its pipeline; `rows` are in the order of epochs.
+/// What a process gives that is first in its pipeline; `rows` are in the order of epochs. After some swaps it
+/// may fail on any row.
 ///
 /// # Errors
 /// What is late or rejected and should not be, or the other way round.
-pub fn first(case: &Case, process: Process, rows: &[(At, Epoch, Item)], got: &Final) -> Result<Given, String> {
+pub fn first(case: &Case, process: Process, may_fail: bool, rows: &[(At, Epoch, Item)], got: &Final) -> Result<Given, String> {
     let mut watermarks = vec![i64::MIN; case.partitions];
     let (mut keys, mut late): (BTreeMap<Option<&str>, Vec<Act>>, _) = (BTreeMap::new(), BTreeMap::new());
     for (at, epoch, item) in rows {
@@ -158,21 +198,29 @@ pub fn first(case: &Case, process: Process, rows: &[(At, Epoch, Item)], got: &Fi
         match (item.nature, got.rejects.get(at)) {
             (Nature::Broken | Nature::Tombstone | Nature::Timeless, Some((_, false))) => continue,
             (Nature::Timeless, None) if dropped => continue,
-            (Nature::Good | Nature::Poison, None) => {}
+            (Nature::Good | Nature::Poison, None | Some((_, true))) => {}
             (_, rejected) => return Err(format!("{item:?} at {at:?}: {rejected:?}")),
         }
         let (time, watermark) = (item.time, &mut watermarks[at.0]);
         let before = std::mem::replace(watermark, (*watermark).max(time - case.bounds.disorder));
-        if dropped {
+        let rejected = got.rejects.contains_key(at);
+        let what = process.what(item.value);
+        let judged = if case.idles { before.max(epoch.closed_before) } else { before };
+        let is_late = process.by_event_time && time < judged;
+        let may = !dropped && !is_late && (may_fail || what == What::Fault);
+        let must = may && what == What::Fault;
+        if rejected && !may || !rejected && must {
+            return Err(format!("{item:?} at {at:?}, which does {what:?}, is rejected: {rejected}"));
+        }
+        if dropped || rejected {
             continue;
         }
-        let judged = if case.idles { before.max(epoch.closed_before) } else { before };
-        if process.by_event_time && time < judged {
+        if is_late {
             late.insert(*at, if case.idles { 0 } else { judged - time });
             continue;
         }
         let watermark = if process.by_event_time { time } else { before };
-        let act = Act { watermark, time, at: *at, what: process.what(item.value), amount: item.value };
+        let act = Act { watermark, time, at: *at, what, amount: item.value };
         keys.entry(item.key.as_deref()).or_default().push(act);
     }
     let reached = watermarks.into_iter().max().unwrap_or(i64::MIN);

@@ -136,9 +136,8 @@ pub fn run(case: &Case, random: Random, weather: Weather, mutant: Option<Mutant>
         Guests::Hostile(_) => loaded().hostile.clone(),
         Guests::Swapped => loaded().victim.clone(),
     };
-    let accounts = case.has_process().then(|| Arc::clone(&loaded().accounts));
-    let plugins =
-        accounts.map_or_else(|| Ok(plugins.clone()), |accounts| plugins.with(accounts)).expect("plugins of other names");
+    let ledger = case.has_process().then(|| Arc::clone(&loaded().ledger));
+    let plugins = ledger.map_or_else(|| Ok(plugins.clone()), |ledger| plugins.with(ledger)).expect("plugins of other names");
     let plan = plan::build(&pipeline, &plugins).unwrap_or_else(|e| panic!("{e}\n{}", case.about()));
     let names = (0..case.partitions).map(|p| PartitionName { topic: "input".into(), partition: p as i32 }).collect();
     let mut runner = Runner {
@@ -202,7 +201,7 @@ impl Runner<'_> {
             self.feed();
         } else if starts {
             self.start_process()?;
-        } else if swaps && self.case.guests == Guests::Swapped {
+        } else if swaps && (self.case.guests == Guests::Swapped || self.case.swaps_process) {
             self.swap();
         } else {
             let at = self.shared.lock().random.below(self.live.len() as u64) as usize;
@@ -327,9 +326,13 @@ impl Runner<'_> {
 
     /// Another version of the plugin is dropped in.
     fn swap(&mut self) {
-        let one_pane =
-            matches!(self.case.shape, Shape::Windows { kind, emit: crate::case::Emit::Final, .. } if is_tumbling(kind));
-        let fits: Vec<&Swap> = loaded().swaps.iter().filter(|s| one_pane || !s.fails_in_merge).collect();
+        let Case { shape, guests, swaps_process, .. } = self.case;
+        let one_pane = matches!(shape, Shape::Windows { kind, emit: crate::case::Emit::Final, .. } if is_tumbling(*kind));
+        // Which rows of a later operation are rejected is not known by their place.
+        let is_first = matches!(shape, Shape::Process(_));
+        let victims = loaded().swaps.iter().filter(|s| *guests == Guests::Swapped && (one_pane || !s.fails_in_merge));
+        let ledgers = loaded().ledger_swaps.iter().filter(|s| *swaps_process && (is_first || !s.fails_on_any));
+        let fits: Vec<&Swap> = victims.chain(ledgers).collect();
         let (swap, live) = {
             let mut state = self.shared.lock();
             let swap = fits[state.random.below(fits.len() as u64) as usize];

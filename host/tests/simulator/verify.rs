@@ -14,7 +14,7 @@ pub type At = (usize, i64);
 type Key = Option<String>;
 
 /// Everything that a reader of the committed output has in the end; the same for all runs of a case whose partitions never idle.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Final {
     /// Windows with the guest's count of their rows.
     pub windows: Vec<(Window<Key>, Option<i64>)>,
@@ -26,6 +26,8 @@ pub struct Final {
     pub late: BTreeMap<At, i64>,
     /// Rejected rows with their reason; whether a guest did it.
     pub rejects: BTreeMap<At, (String, bool)>,
+    /// Rows that an operation behind another one has rejected.
+    pub refused: usize,
 }
 
 /// What is wrong, if anything.
@@ -37,7 +39,7 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
     let got = outputs(case, broker)?;
     let rows = rows(case, broker)?;
     let first = match case.shape {
-        Shape::Process(process) => crate::process::first(case, process, &rows, &got)?,
+        Shape::Process(process) => crate::process::first(case, process, state.fails_on_any, &rows, &got)?,
         _ => first(case, state, &rows, &got)?,
     };
     let Given { values, windows, said, lives, .. } = case.given_behind(first);
@@ -46,6 +48,9 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
     same("windows", &sorted(windows), &found)?;
     if let Some((window, guest)) = got.windows.iter().find(|(w, g)| g.is_some_and(|g| g != w.rows)) {
         return Err(format!("{window:?}: the guest has counted {guest:?}"));
+    }
+    if said.refused != got.refused {
+        return Err(format!("{} rows of later operations are rejected, and {} were to be", got.refused, said.refused));
     }
     same("rows of a process", &sorted(said.sums.iter().map(Sum::json).chain(said.quiet).collect()), &got.given)?;
     let left = broker.table().len();
@@ -195,13 +200,19 @@ fn rows(case: &Case, broker: &Broker) -> Result<Vec<(At, Epoch, Item)>, String> 
 
 fn outputs(case: &Case, broker: &Broker) -> Result<Final, String> {
     let mut table: BTreeMap<(Option<Vec<u8>>, usize), Value> = BTreeMap::new();
-    let mut got =
-        Final { windows: Vec::new(), rows: Vec::new(), given: Vec::new(), late: BTreeMap::new(), rejects: BTreeMap::new() };
+    let mut got = Final::default();
     let all = broker.committed.iter().flat_map(|c| &c.produced);
     for (i, produced) in all.enumerate() {
         let parsed = produced.value.as_deref().map(serde_json::from_slice::<Value>).transpose().map_err(|e| e.to_string())?;
         let is_said = produced.topic == "quiet" || produced.topic == "sink" && matches!(case.last(), Shape::Process(_));
-        if let (true, Some(value)) = (is_said, &parsed) {
+        if let (true, Some(mut value)) = (is_said, parsed.clone()) {
+            // Of a later version.
+            if value.as_object_mut().and_then(|row| row.remove("again")).is_some_and(|again| again != value["total"]) {
+                return Err(format!(
+                    "another total again: {}",
+                    String::from_utf8_lossy(produced.value.as_deref().unwrap_or_default())
+                ));
+            }
             got.given.push(format!("{} {value}", produced.topic));
             continue;
         }
@@ -220,12 +231,19 @@ fn outputs(case: &Case, broker: &Broker) -> Result<Final, String> {
         }
         let value = parsed.ok_or("a side output without a value")?;
         let number = |name: &str| value[name].as_i64().ok_or_else(|| format!("no {name} in {value}"));
+        if produced.topic == "rejects" && value["operator"].is_string() {
+            got.refused += 1;
+            continue;
+        }
         let at = (number("partition")? as usize, number("offset")?);
         let doubled = match produced.topic {
             "late" => got.late.insert(at, number("lateByMs")?).is_some(),
             _ => {
-                let reason = value["reason"].as_str().unwrap_or_default().to_owned();
-                got.rejects.insert(at, (reason, !value["plugin"].is_null())).is_some()
+                let (reason, by_guest) = (value["reason"].as_str().unwrap_or_default(), !value["plugin"].is_null());
+                // A row that has waited is told with what it says, since its record is not kept.
+                let waited = by_guest && value["value"].is_null();
+                let reason = if waited { reason.split_once(": ").map_or(reason, |(_, reason)| reason) } else { reason };
+                got.rejects.insert(at, (reason.to_owned(), by_guest)).is_some()
             }
         };
         if doubled {
