@@ -59,6 +59,13 @@ pub struct Behind {
     lateness: i64,
     /// Keys of a global window are forgotten so long after their last row.
     pub ttl: Option<i64>,
+    /// An aggregate of its windows that fails on rows of some values.
+    pub hostile: Option<&'static str>,
+}
+
+/// Whether such an aggregate fails on a row of this value.
+fn is_poison(value: i64) -> bool {
+    value % 11 == 0
 }
 
 /// What an operation gives, and where it stands in the end.
@@ -104,6 +111,9 @@ impl Case {
             case.behind.push(behind);
         }
         case.vary_process(random);
+        for behind in case.behind.iter_mut().filter(|b| matches!(b.shape, Shape::Windows { .. })) {
+            behind.hostile = [None, None, Some("aggregate_trap"), Some("aggregate_refuse")][random.below(4) as usize];
+        }
         case
     }
 
@@ -128,6 +138,11 @@ impl Case {
     /// How long after its last row the last operation forgets a key of a window.
     pub fn last_ttl(&self) -> Option<i64> {
         self.behind.last().map_or(self.bounds.ttl, |behind| behind.ttl)
+    }
+
+    /// Operations behind the first have aggregates that fail on some rows.
+    pub fn has_hostile_behind(&self) -> bool {
+        self.behind.iter().any(|behind| behind.hostile.is_some())
     }
 
     pub fn has_process(&self) -> bool {
@@ -198,6 +213,7 @@ impl Behind {
             },
             lateness: if is_global || matches!(shape, Shape::Process(_)) { 0 } else { lateness },
             ttl: (is_global && random.one_in(2)).then(|| (2 + random.below(40) as i64) * SECOND),
+            hostile: None,
         }
     }
 
@@ -208,7 +224,9 @@ impl Behind {
             _ => ("k", "window_end", "sum"),
         };
         let key = self.key.sql(key, value);
-        let text = format!("  - operation: project\n    columns: {{ k: \"{key}\", t: {time}, v: {value} }}\n");
+        let text = format!(
+            "  - operation: project\n    columns: {{ k: \"{key}\", t: {time}, v: {value}, s: \"CASE WHEN {value} % 11 = 0 THEN 'poison' ELSE 'x' END\" }}\n"
+        );
         let (kind, emit) = match self.shape {
             Shape::Process(process) => {
                 // By the time, so that it does not matter in which order rows of one time come.
@@ -226,12 +244,14 @@ impl Behind {
             (Kind::Global, None) => "    ttl: 3650.days\n".to_owned(),
             (_, ttl) => ttl.map_or_else(String::new, |ttl| format!("    ttl: {ttl}ms\n")),
         };
+        let guest = self.hostile.map(|name| format!("      - {{ reducer: {name}, inputColumns: [s], outputColumn: guest }}\n"));
         text + &format!(
             "  - operation: window_aggregate\n    window: {{ {}, timestampColumn: t{time} }}\n    emit: {}\n{ttl}    groupByKeys: [k]\n    \
              aggregations:\n      - {{ reducer: count, outputColumn: count }}\n      \
-             - {{ reducer: sum, inputColumns: [v], outputColumn: sum }}\n",
+             - {{ reducer: sum, inputColumns: [v], outputColumn: sum }}\n{}",
             kind.yaml(),
             emit.yaml(),
+            guest.unwrap_or_default(),
         )
     }
 
@@ -247,7 +267,10 @@ impl Behind {
         };
         let of_sum =
             |s: crate::process::Sum| Passed { key: self.key.of(Some(s.id), s.total), column: s.at, time: s.at, value: s.total };
-        let rows: Vec<Passed> = windows.into_iter().map(of_window).chain(sums.into_iter().map(of_sum)).collect();
+        let mut rows: Vec<Passed> = windows.into_iter().map(of_window).chain(sums.into_iter().map(of_sum)).collect();
+        if self.hostile.is_some() {
+            said.refused += rows.extract_if(.., |row| is_poison(row.value)).count();
+        }
         let windows = match self.shape {
             Shape::Windows { kind, .. } => self.windows(kind, &rows),
             Shape::Process(process) => {

@@ -23,6 +23,7 @@ pub struct Swap {
 /// All of them.
 pub struct Loaded {
     pub hostile: PluginSet,
+    pub hostile_plugin: Arc<Plugin>,
     /// The same, with little time for a call.
     pub endless: PluginSet,
     pub victim: PluginSet,
@@ -50,6 +51,7 @@ pub fn loaded() -> &'static Loaded {
         let swap = |name: &str, fails_on_any, fails_in_merge| Swap { plugin: load(name), fails_on_any, fails_in_merge };
         Loaded {
             hostile: set("hostile"),
+            hostile_plugin: load("hostile"),
             endless: one(load_by(&hasty, "hostile")),
             victim: set("victim_1_0_0"),
             swaps: vec![

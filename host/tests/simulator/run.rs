@@ -136,8 +136,10 @@ pub fn run(case: &Case, random: Random, weather: Weather, mutant: Option<Mutant>
         Guests::Hostile(_) => loaded().hostile.clone(),
         Guests::Swapped => loaded().victim.clone(),
     };
-    let ledger = case.has_process().then(|| Arc::clone(&loaded().ledger));
-    let plugins = ledger.map_or_else(|| Ok(plugins.clone()), |ledger| plugins.with(ledger)).expect("plugins of other names");
+    let ledger = case.has_process().then(|| &loaded().ledger);
+    let hostile = (case.has_hostile_behind() && !matches!(case.guests, Guests::Hostile(_))).then(|| &loaded().hostile_plugin);
+    let more = ledger.into_iter().chain(hostile);
+    let plugins = more.fold(plugins, |all, plugin| all.with(Arc::clone(plugin)).expect("plugins of other names"));
     let plan = plan::build(&pipeline, &plugins).unwrap_or_else(|e| panic!("{e}\n{}", case.about()));
     let names = (0..case.partitions).map(|p| PartitionName { topic: "input".into(), partition: p as i32 }).collect();
     let mut runner = Runner {
