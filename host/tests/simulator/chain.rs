@@ -114,7 +114,22 @@ impl Case {
         for behind in case.behind.iter_mut().filter(|b| matches!(b.shape, Shape::Windows { .. })) {
             behind.hostile = [None, None, Some("aggregate_trap"), Some("aggregate_refuse")][random.below(4) as usize];
         }
+        if random.one_in(8) {
+            case.become_processing(random);
+        }
         case
+    }
+
+    /// The first windows are of processing time: milliseconds, as a run does not take longer, but for the hours when nobody runs the job.
+    fn become_processing(&mut self, random: &mut Random) {
+        if let Shape::Windows { kind, processing, .. } = &mut self.shape {
+            let by_start = self.behind.first().is_some_and(|behind| behind.by_start);
+            (*kind, *processing) = (Kind::random(random), true);
+            if by_start && matches!(kind, Kind::Session { .. }) {
+                *kind = Kind::Cumulative { size: 20, step: 5 };
+            }
+            self.bounds.lateness = 0;
+        }
     }
 
     fn become_windows(&mut self, random: &mut Random) {

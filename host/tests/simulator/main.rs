@@ -209,6 +209,7 @@ fn simulated_cases_are_of_every_kind() {
         ("behind a process", is(&|c| of_process(c.shape))),
         ("processes behind", is(&|c| c.behind.iter().any(|b| of_process(b.shape)))),
         ("ttl behind", is(&|c| c.last_ttl().is_some())),
+        ("behind processing time", is(&|c| matches!(c.shape, Shape::Windows { processing: true, .. }))),
         ("hostile guests behind", is(&|c| c.has_hostile_behind())),
         ("swaps of a process behind", is(&|c| c.swaps_process && !of_process(c.shape))),
     ];
