@@ -137,7 +137,8 @@ impl Closer {
             let mut is_left = false;
             for (i, life) in lives.iter().enumerate() {
                 let is_last = i + 1 == lives.len();
-                let has_ended = idle.ends_at(life.last) <= closing.reached;
+                // At the end of the input a next life may be ahead of the watermark.
+                let has_ended = idle.ends_at(life.last) <= closing.reached || closing.now == i64::MAX && !is_last;
                 let row = || -> Result<WindowRow<'_>> {
                     Ok(WindowRow { key, start: i64::MIN, end: i64::MAX, states: states_of(life, key, states, closing.store)? })
                 };

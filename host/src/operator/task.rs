@@ -277,10 +277,12 @@ impl<'a> EpochTask<'a> {
             tally.row(time, watermark);
             let mut judged = watermark;
             if window.plan.passed.is_some() {
-                // The watermark that the row makes: before the next one, or after the last.
+                // The watermark that the row makes: before the next one, or after the last. Results make none, so each stands for its own time:
+                // with the watermark of their epoch it would depend on cuts what a key has forgotten.
                 let next = before.and_then(|(start, b)| b.get(row - start + 1)).copied();
                 let own = next.unwrap_or(self.out.watermarks[partition]);
-                judged = if window.plan.processing_time { time } else { own }.max(self.out.start.closed);
+                let is_own = window.plan.processing_time || self.is_behind;
+                judged = if is_own { time } else { own }.max(self.out.start.closed);
                 passed.push(judged);
             }
             match &last {

@@ -1,5 +1,6 @@
 //! What a seed stands for: a pipeline, its bounds, and the input.
 
+use crate::chain::Behind;
 use crate::definition::{Bounds, Kind, Random};
 use crate::process::Process;
 use kindling::config::spec::{Pipeline, TimestampFormat};
@@ -74,6 +75,16 @@ pub enum Emit {
     Early,
 }
 
+impl Emit {
+    pub fn yaml(self) -> &'static str {
+        match self {
+            Self::Final => "final",
+            Self::OnUpdate => "onUpdate",
+            Self::Early => "{ early: 40ms }",
+        }
+    }
+}
+
 /// What the pipeline does with rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -100,12 +111,17 @@ pub enum Guests {
 /// All that a seed says of job and input.
 #[derive(Clone, Debug)]
 pub struct Case {
+    /// The first operation with state, where there is one.
     pub shape: Shape,
     pub bounds: Bounds,
+    /// More of them.
+    pub behind: Vec<Behind>,
     pub keyed: bool,
     /// Rows whose value divides by 3 are filtered away.
     pub filtered: bool,
     pub guests: Guests,
+    /// Versions of the process's guest are swapped in.
+    pub swaps_process: bool,
     pub partitions: usize,
     pub feeds: Vec<Feed>,
     pub limits: JobLimits,
@@ -163,9 +179,11 @@ impl Case {
         Self {
             shape,
             bounds,
+            behind: Vec::new(),
             keyed: !random.one_in(6) || matches!(shape, Shape::Windows { kind: Kind::Global, .. }),
             filtered: random.one_in(4),
             guests,
+            swaps_process: false,
             partitions,
             feeds: feeds(partitions, guests, random),
             limits,
@@ -176,7 +194,7 @@ impl Case {
         }
     }
 
-    /// Guests that never return; global windows whose keys are forgotten; windows by the calendar, with hours in the place of milliseconds.
+    /// Guests that never return; global and count windows whose keys are forgotten; windows by the calendar, with hours in the place of milliseconds.
     fn vary(&mut self, random: &mut Random) {
         if matches!(self.guests, Guests::Hostile(_)) && random.one_in(6) {
             self.guests = Guests::Hostile(ENDLESS);
@@ -184,6 +202,7 @@ impl Case {
         let Shape::Windows { kind, processing: false, .. } = &mut self.shape else { return };
         match kind {
             Kind::Global if !random.one_in(3) => self.bounds.ttl = Some(2 + random.below(40) as i64),
+            Kind::Count { .. } if !random.one_in(3) => self.bounds.ttl = Some(2 + random.below(40) as i64),
             Kind::Hopping { duration, slide, .. } if duration == slide && random.one_in(3) => {
                 let weeks = random.one_in(4);
                 *kind = Kind::Calendar { days: if weeks { 7 } else { 1 + random.below(2) as i64 }, weeks };
@@ -214,14 +233,17 @@ impl Case {
 
     /// What is given before it is final, is given anew with each change.
     pub fn upserts(&self) -> bool {
-        matches!(self.shape, Shape::Windows { emit: Emit::OnUpdate | Emit::Early, .. })
+        matches!(self.last(), Shape::Windows { emit: Emit::OnUpdate | Emit::Early, .. })
     }
 
     fn yaml(&self) -> String {
+        self.first_yaml() + &self.yaml_behind()
+    }
+
+    fn first_yaml(&self) -> String {
         let mut text =
             "name: sim\nsource: { name: stdin }\npipeline:\n  - operation: parse\n    parse:\n      parameters:\n".to_owned();
-        let unit = if matches!(self.shape, Shape::Process(_)) { "secondToTimestamp" } else { "milliToTimestamp" };
-        for (path, kind) in [("st", unit), ("k", "string"), ("v", "long"), ("s", "string")] {
+        for (path, kind) in [("st", "milliToTimestamp"), ("k", "string"), ("v", "long"), ("s", "string")] {
             text += &format!("        - {{ jsonPath: {path}, outputType: {kind}, outputCol: {path} }}\n");
         }
         if self.filtered {
@@ -229,25 +251,23 @@ impl Case {
         }
         let (kind, emit, processing) = match self.shape {
             Shape::Rows => return text + "  - operation: project\n    columns: { k: k, v: v }\n",
-            Shape::Process(process) => return text + &process.yaml(self.bounds.disorder),
+            Shape::Process(process) => return text + &process.first_yaml(self.bounds.disorder),
             Shape::Windows { kind, emit, processing } => (kind, emit, processing),
         };
         let Bounds { disorder, lateness, max_future, ttl } = self.bounds;
         let time = match kind {
             _ if processing => "time: processing".to_owned(),
             _ if !self.is_timed() => "timestampColumn: st".to_owned(),
-            Kind::Global => format!("timestampColumn: st, watermark: {disorder}ms, maxFuture: {max_future}ms"),
+            Kind::Global | Kind::Count { .. } => {
+                format!("timestampColumn: st, watermark: {disorder}ms, maxFuture: {max_future}ms")
+            }
             _ => {
                 format!("timestampColumn: st, watermark: {disorder}ms, allowedLateness: {lateness}ms, maxFuture: {max_future}ms")
             }
         };
-        let emit = match emit {
-            Emit::Final => "final",
-            Emit::OnUpdate => "onUpdate",
-            Emit::Early => "{ early: 40ms }",
-        };
         let keys = if self.keyed { "[k]" } else { "[]" };
-        text += &format!("  - operation: window_aggregate\n    window: {{ {}, {time} }}\n    emit: {emit}\n", kind.yaml());
+        text +=
+            &format!("  - operation: window_aggregate\n    window: {{ {}, {time} }}\n    emit: {}\n", kind.yaml(), emit.yaml());
         if matches!(kind, Kind::Global | Kind::Count { .. }) {
             text += &ttl.map_or_else(|| "    ttl: 3650.days\n".to_owned(), |ttl| format!("    ttl: {ttl}ms\n"));
         }
@@ -287,7 +307,7 @@ impl Case {
             Shape::Rows | Shape::Process(_) => false,
             Shape::Windows { kind, processing, .. } => processing || (self.partitions > 1 && matches!(kind, Kind::Count { .. })),
         };
-        !by_epoch && !self.idles && ![Guests::Swapped, Guests::Hostile(ENDLESS)].contains(&self.guests)
+        !by_epoch && !self.idles && !self.swaps_process && ![Guests::Swapped, Guests::Hostile(ENDLESS)].contains(&self.guests)
     }
 
     /// The committed rows of each partition by offset, once all of the input is there: worked out here a second time.
@@ -316,11 +336,12 @@ impl Case {
 
     /// For people.
     pub fn about(&self) -> String {
-        let Self { shape, bounds, keyed, filtered, guests, partitions, workers, idles, with_disks, with_spill, limits, .. } =
-            self;
+        let Self { shape, bounds, behind, keyed, filtered, guests, swaps_process, partitions, workers, .. } = self;
+        let Self { idles, with_disks, with_spill, limits, .. } = self;
         format!(
-            "{shape:?}, {bounds:?}, keyed {keyed}, filtered {filtered}, guests {guests:?}, {partitions} partitions, {workers} workers, \
-             idles {idles}, disks {with_disks}, spill {with_spill}, {} feeds, epochs of {} rows and {:?}, max drift {:?}",
+            "{shape:?}, {bounds:?}, behind it {behind:?}, keyed {keyed}, filtered {filtered}, guests {guests:?}, swaps of a process \
+             {swaps_process}, {partitions} partitions, {workers} workers, idles {idles}, disks {with_disks}, spill {with_spill}, {} feeds, \
+             epochs of {} rows and {:?}, max drift {:?}",
             self.feeds.len(),
             limits.epoch_rows,
             limits.epoch_time,

@@ -7,6 +7,7 @@ use crate::world::{Refusal, Shared, State};
 use kindling::limits::STATE_SHARDS;
 use kindling::output::replay::{Place, Stored};
 use kindling::output::{Change, CommitError, Committer, EpochCommit, Meta, OutRecord};
+use kindling::runtime::core::operator_of;
 use std::collections::BTreeMap;
 
 /// The committer of one process.
@@ -94,8 +95,10 @@ impl SimCommitter {
         state.produce("rejects", &commit.rejects);
         let time = state.now_ms();
         let mut place = Place { offsets: BTreeMap::new(), time: Some(time) };
+        let later_lost = state.mutant == Some(Mutant::LaterChangesLost) && state.random.one_in(6);
         for (shard, key, value) in commit.changes.iter() {
-            let lost = state.mutant == Some(Mutant::ChangeLost) && state.random.one_in(20);
+            let lost =
+                state.mutant == Some(Mutant::ChangeLost) && state.random.one_in(20) || later_lost && operator_of(key).is_some();
             if !lost {
                 let offset = state.broker.log(usize::from(shard), key, value, time);
                 place.offsets.insert(i32::from(shard), offset);
@@ -147,7 +150,8 @@ impl Committer for SimCommitter {
             (table, meta)
         };
         self.by_disk(&table)?;
-        for ((shard, key), value) in table {
+        let later_lost = self.shared.lock().mutant == Some(Mutant::LaterStateLost);
+        for ((shard, key), value) in table.into_iter().filter(|((_, key), _)| !later_lost || operator_of(key).is_none()) {
             each(Change { shard: shard as u16, key, value: Some(value) });
         }
         Ok(meta)

@@ -23,11 +23,14 @@ pub struct Swap {
 /// All of them.
 pub struct Loaded {
     pub hostile: PluginSet,
+    pub hostile_plugin: Arc<Plugin>,
     /// The same, with little time for a call.
     pub endless: PluginSet,
     pub victim: PluginSet,
-    pub accounts: PluginSet,
     pub swaps: Vec<Swap>,
+    /// A keyed process.
+    pub ledger: Arc<Plugin>,
+    pub ledger_swaps: Vec<Swap>,
 }
 
 /// Loaded once a process: compiling takes a while.
@@ -48,9 +51,9 @@ pub fn loaded() -> &'static Loaded {
         let swap = |name: &str, fails_on_any, fails_in_merge| Swap { plugin: load(name), fails_on_any, fails_in_merge };
         Loaded {
             hostile: set("hostile"),
+            hostile_plugin: load("hostile"),
             endless: one(load_by(&hasty, "hostile")),
             victim: set("victim_1_0_0"),
-            accounts: set("accounts"),
             swaps: vec![
                 swap("victim_1_1_0", false, false),
                 swap("victim_2_poison_traps", false, false),
@@ -58,6 +61,12 @@ pub fn loaded() -> &'static Loaded {
                 swap("victim_2_state_changed", false, false),
                 swap("victim_2_update_traps", true, false),
                 swap("victim_2_merge_traps", true, true),
+            ],
+            ledger: load("ledger_1_0_0"),
+            ledger_swaps: vec![
+                swap("ledger_1_1_0", false, false),
+                swap("ledger_2_state_changed", false, false),
+                swap("ledger_2_traps", true, false),
             ],
         }
     })

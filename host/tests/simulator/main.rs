@@ -8,6 +8,7 @@
 
 mod broker;
 mod case;
+mod chain;
 mod committer;
 #[path = "../support/definition.rs"]
 mod definition;
@@ -25,6 +26,7 @@ mod world;
 use case::{Case, ENDLESS, Guests, Shape};
 use definition::{Kind, Random};
 use mutants::Mutant;
+use process::Fault;
 use std::time::{Duration, Instant};
 use verify::Final;
 use world::Weather;
@@ -33,12 +35,16 @@ use world::Weather;
 const SEEDS: u64 = 400;
 /// Seeds of a plain run with keyed processes.
 const SEEDS_OF_PROCESSES: u64 = 200;
+/// Seeds of a plain run with several operations with state.
+const SEEDS_OF_CHAINS: u64 = 80;
 /// Seeds that found something, with what it was.
 const SEEDS_KEPT: &[(u64, &str)] = &[(
     7886,
     "the definition: a session of processing time that an epoch has closed does not take a row of the next one in, although that comes in the same \
      millisecond, just the gap after",
 )];
+const SEEDS_KEPT_OF_CHAINS: &[(u64, &str)] =
+    &[(10_916, "whether a result at the very end of a session behind windows joined it depended on where epochs were cut")];
 /// A mutant must be found within so many seeds.
 const SEEDS_OF_MUTANT: u64 = 100;
 /// Between two lines of progress.
@@ -74,6 +80,7 @@ struct Draw {
 
 const JOBS: Draw = Draw { test: "simulated_jobs", case: Case::random };
 const PROCESSES: Draw = Draw { test: "simulated_processes", case: Case::random_process };
+const CHAINS: Draw = Draw { test: "simulated_chains", case: Case::random_chain };
 
 fn case(draw: Draw, seed: u64, feeds: Option<u64>) -> Case {
     let mut case = (draw.case)(&mut Random::of_seed(seed));
@@ -166,8 +173,13 @@ fn simulated_processes_commit_what_a_plain_recomputation_gives() {
 }
 
 #[test]
+fn simulated_chains_commit_what_a_plain_recomputation_gives() {
+    simulate(CHAINS, SEEDS_KEPT_OF_CHAINS.iter().map(|(seed, _)| *seed).chain(0..SEEDS_OF_CHAINS));
+}
+
+#[test]
 fn simulated_runs_of_one_seed_are_the_same() {
-    for (draw, seed) in (0..40).flat_map(|seed| [(JOBS, seed), (PROCESSES, seed)]) {
+    for (draw, seed) in (0..27).flat_map(|seed| [(JOBS, seed), (PROCESSES, seed), (CHAINS, seed)]) {
         let case = case(draw, seed, None);
         let (a, b) = (run(seed, &case, Weather::Stormy, None), run(seed, &case, Weather::Stormy, None));
         assert_eq!(a.hash, b.hash, "seed {seed}: {}\n{}\n\n{}", case.about(), a.trace, b.trace);
@@ -182,19 +194,43 @@ fn simulated_cases_are_of_every_kind() {
     let is = |test: &dyn Fn(&Case) -> bool| all.iter().filter(|c| test(c)).count();
     let found = [
         ("calendar", is(&|c| matches!(kind(c), Some(Kind::Calendar { .. })))),
-        ("ttl", is(&|c| c.bounds.ttl.is_some())),
+        ("ttl of global windows", is(&|c| c.bounds.ttl.is_some() && kind(c) == Some(Kind::Global))),
+        ("ttl of count windows", is(&|c| c.bounds.ttl.is_some() && matches!(kind(c), Some(Kind::Count { .. })))),
         ("endless guests", is(&|c| c.guests == Guests::Hostile(ENDLESS))),
         ("other hostile guests", is(&|c| matches!(c.guests, Guests::Hostile(name) if name != ENDLESS))),
         ("swaps", is(&|c| c.guests == Guests::Swapped)),
         ("disks", is(&|c| c.with_disks)),
     ];
+    let chains: Vec<Case> = (0..SEEDS_OF_CHAINS).map(|seed| case(CHAINS, seed, None)).collect();
+    let is = |test: &dyn Fn(&Case) -> bool| chains.iter().filter(|c| test(c)).count();
+    let of_process = |shape: Shape| matches!(shape, Shape::Process(_));
+    let of_chains = [
+        ("chains of three", is(&|c| c.behind.len() > 1)),
+        ("behind a process", is(&|c| of_process(c.shape))),
+        ("processes behind", is(&|c| c.behind.iter().any(|b| of_process(b.shape)))),
+        ("ttl behind", is(&|c| c.last_ttl().is_some())),
+        ("behind processing time", is(&|c| matches!(c.shape, Shape::Windows { processing: true, .. }))),
+        ("hostile guests behind", is(&|c| c.has_hostile_behind())),
+        ("swaps of a process behind", is(&|c| c.swaps_process && !of_process(c.shape))),
+    ];
+    let processes: Vec<Case> = (0..SEEDS_OF_PROCESSES).map(|seed| case(PROCESSES, seed, None)).collect();
+    let is = |test: &dyn Fn(&Case) -> bool| processes.iter().filter(|c| test(c)).count();
+    let fault = |case: &Case| if let Shape::Process(process) = case.shape { process.fault } else { None };
+    let of_processes = [
+        ("processes that refuse", is(&|c| fault(c) == Some(Fault::Refuses))),
+        ("processes that trap", is(&|c| fault(c) == Some(Fault::Traps))),
+        ("swaps of processes", is(&|c| c.swaps_process)),
+    ];
+    let found = [&found[..], &of_chains, &of_processes].concat();
     assert!(found.iter().all(|(_, count)| *count >= 5), "{found:?}");
     eprintln!("{found:?}");
 }
 
 #[test]
 fn simulated_defects_are_found() {
-    for (draw, mutant) in [JOBS, PROCESSES].into_iter().flat_map(|draw| Mutant::ALL.map(|mutant| (draw, mutant))) {
+    let all = |draw: Draw| Mutant::ALL.map(|mutant| (draw, mutant));
+    let later = Mutant::LATER.map(|mutant| (CHAINS, mutant));
+    for (draw, mutant) in [JOBS, PROCESSES, CHAINS].into_iter().flat_map(all).chain(later) {
         let found = (0..SEEDS_OF_MUTANT).find(|seed| check(&case(draw, *seed, None), *seed, Some(mutant)).is_err());
         let found = found.unwrap_or_else(|| panic!("{mutant:?} is not found in {SEEDS_OF_MUTANT} seeds of {}", draw.test));
         eprintln!("{}: {mutant:?}: found by seed {found}", draw.test);

@@ -23,6 +23,10 @@ pub enum Mutant {
     RowSkipped,
     /// Readers see what an aborted transaction wrote.
     AbortedRead,
+    /// A restart begins without the state of the operations behind the first.
+    LaterStateLost,
+    /// Now and then the changelog has nothing of what an epoch changed in them.
+    LaterChangesLost,
 }
 
 impl Mutant {
@@ -38,4 +42,7 @@ impl Mutant {
         Self::RowSkipped,
         Self::AbortedRead,
     ];
+
+    /// Those that only operations behind the first have.
+    pub const LATER: [Self; 2] = [Self::LaterStateLost, Self::LaterChangesLost];
 }

@@ -95,7 +95,15 @@ fn went_back(before: &Committed, after: &Committed) -> Option<String> {
         return Some(format!("the watermark of {name} goes back from {} to {}", watermark(a, name), watermark(b, name)));
     }
     let back = |what: &str, a: i64, b: i64| (b < a).then(|| format!("{what} goes back from {a} to {b}"));
+    let of_behind = || {
+        a.behind.iter().zip(&b.behind).find_map(|(a, b)| {
+            back(&format!("the watermark of {}", a.operator), a.watermark, b.watermark)
+                .or_else(|| back(&format!("what {} has closed", a.operator), a.closed, b.closed))
+                .or_else(|| back(&format!("the rows of {}", a.operator), a.rows, b.rows))
+        })
+    };
     back("what has been closed", a.closed, b.closed)
+        .or_else(of_behind)
         .or_else(|| back("processing time", a.now, b.now))
         .or_else(|| back("the epoch's number", a.epoch as i64 + 1, b.epoch as i64))
         .or_else(|| a.positions.iter().find_map(|(name, p)| back(name, *p, b.positions.get(name).copied().unwrap_or(none))))
@@ -123,12 +131,15 @@ pub fn run(case: &Case, random: Random, weather: Weather, mutant: Option<Mutant>
     let shared = Shared::new(random, weather, broker, mutant);
     let pipeline = case.pipeline();
     let plugins = match case.guests {
-        Guests::None => PluginSet::empty(),
+        Guests::None | Guests::Accounts => PluginSet::empty(),
         Guests::Hostile(ENDLESS) => loaded().endless.clone(),
         Guests::Hostile(_) => loaded().hostile.clone(),
         Guests::Swapped => loaded().victim.clone(),
-        Guests::Accounts => loaded().accounts.clone(),
     };
+    let ledger = case.has_process().then(|| &loaded().ledger);
+    let hostile = (case.has_hostile_behind() && !matches!(case.guests, Guests::Hostile(_))).then(|| &loaded().hostile_plugin);
+    let more = ledger.into_iter().chain(hostile);
+    let plugins = more.fold(plugins, |all, plugin| all.with(Arc::clone(plugin)).expect("plugins of other names"));
     let plan = plan::build(&pipeline, &plugins).unwrap_or_else(|e| panic!("{e}\n{}", case.about()));
     let names = (0..case.partitions).map(|p| PartitionName { topic: "input".into(), partition: p as i32 }).collect();
     let mut runner = Runner {
@@ -192,7 +203,7 @@ impl Runner<'_> {
             self.feed();
         } else if starts {
             self.start_process()?;
-        } else if swaps && self.case.guests == Guests::Swapped {
+        } else if swaps && (self.case.guests == Guests::Swapped || self.case.swaps_process) {
             self.swap();
         } else {
             let at = self.shared.lock().random.below(self.live.len() as u64) as usize;
@@ -317,9 +328,13 @@ impl Runner<'_> {
 
     /// Another version of the plugin is dropped in.
     fn swap(&mut self) {
-        let one_pane =
-            matches!(self.case.shape, Shape::Windows { kind, emit: crate::case::Emit::Final, .. } if is_tumbling(kind));
-        let fits: Vec<&Swap> = loaded().swaps.iter().filter(|s| one_pane || !s.fails_in_merge).collect();
+        let Case { shape, guests, swaps_process, .. } = self.case;
+        let one_pane = matches!(shape, Shape::Windows { kind, emit: crate::case::Emit::Final, .. } if is_tumbling(*kind));
+        // Which rows of a later operation are rejected is not known by their place.
+        let is_first = matches!(shape, Shape::Process(_));
+        let victims = loaded().swaps.iter().filter(|s| *guests == Guests::Swapped && (one_pane || !s.fails_in_merge));
+        let ledgers = loaded().ledger_swaps.iter().filter(|s| *swaps_process && (is_first || !s.fails_on_any));
+        let fits: Vec<&Swap> = victims.chain(ledgers).collect();
         let (swap, live) = {
             let mut state = self.shared.lock();
             let swap = fits[state.random.below(fits.len() as u64) as usize];

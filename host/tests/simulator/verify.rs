@@ -2,7 +2,9 @@
 
 use crate::broker::{Broker, Committed};
 use crate::case::{Case, ENDLESS, Guests, Item, Nature, Shape};
-use crate::definition::{Fate, Row, Window, expected};
+use crate::chain::{Given, goes_on_behind};
+use crate::definition::{Fate, Kind, Row, Window, expected, reached};
+use crate::process::Sum;
 use crate::world::State;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -12,7 +14,7 @@ pub type At = (usize, i64);
 type Key = Option<String>;
 
 /// Everything that a reader of the committed output has in the end; the same for all runs of a case whose partitions never idle.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Final {
     /// Windows with the guest's count of their rows.
     pub windows: Vec<(Window<Key>, Option<i64>)>,
@@ -24,6 +26,8 @@ pub struct Final {
     pub late: BTreeMap<At, i64>,
     /// Rejected rows with their reason; whether a guest did it.
     pub rejects: BTreeMap<At, (String, bool)>,
+    /// Rows that an operation behind another one has rejected.
+    pub refused: usize,
 }
 
 /// What is wrong, if anything.
@@ -34,12 +38,39 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
     let broker = &state.broker;
     let got = outputs(case, broker)?;
     let rows = rows(case, broker)?;
-    if let Shape::Process(process) = case.shape {
-        return crate::process::verify(case, process, &rows, got, broker.table().len());
+    let first = match case.shape {
+        Shape::Process(process) => crate::process::first(case, process, state.fails_on_any, &rows, &got)?,
+        _ => first(case, state, &rows, &got)?,
+    };
+    let Given { values, windows, said, lives, .. } = case.given_behind(first);
+    same("rows", &sorted(values), &got.rows)?;
+    let found: Vec<Window<Key>> = got.windows.iter().map(|(w, _)| w.clone()).collect();
+    same("windows", &sorted(windows), &found)?;
+    if let Some((window, guest)) = got.windows.iter().find(|(w, g)| g.is_some_and(|g| g != w.rows)) {
+        return Err(format!("{window:?}: the guest has counted {guest:?}"));
     }
+    if said.refused != got.refused {
+        return Err(format!("{} rows of later operations are rejected, and {} were to be", got.refused, said.refused));
+    }
+    same("rows of a process", &sorted(said.sums.iter().map(Sum::json).chain(said.quiet).collect()), &got.given)?;
+    let left = broker.table().len();
+    let least = lives.iter().filter(|(end, later)| end > later).count();
+    if (least..=lives.len()).contains(&left) {
+        return Ok(got);
+    }
+    Err(format!("{left} slots are left, of {least} to {} keys of processes that live", lives.len()))
+}
+
+fn sorted<T: Ord>(mut all: Vec<T>) -> Vec<T> {
+    all.sort();
+    all
+}
+
+/// What rows or windows give that are first in their pipeline.
+fn first(case: &Case, state: &State, rows: &[(At, Epoch, Item)], got: &Final) -> Result<Given, String> {
     let mut kept: Vec<(At, Row<Key>)> = Vec::new();
     let (mut poisoned, mut values) = (Vec::new(), Vec::new());
-    for (at, epoch, item) in &rows {
+    for (at, epoch, item) in rows {
         let rejected = got.rejects.get(at);
         let is_bad = match item.nature {
             Nature::Broken | Nature::Tombstone => true,
@@ -62,10 +93,7 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
         let by_guest = rejected.is_some_and(|(_, guest)| *guest);
         kept.push((*at, row(case, *at, epoch, item, !dropped && !by_guest)));
     }
-    let Shape::Windows { kind, .. } = case.shape else {
-        values.sort_unstable();
-        return same("rows", &values, &got.rows).and(Ok(got));
-    };
+    let Shape::Windows { kind, .. } = case.shape else { return Ok(Given { values, ..Given::default() }) };
     let of: Vec<Row<Key>> = kept.iter().map(|(_, row)| row.clone()).collect();
     let (windows, fates) = expected(kind, case.window_bounds(), &of);
     let may_fail = state.fails_on_any || case.guests == Guests::Hostile(ENDLESS);
@@ -91,16 +119,14 @@ pub fn verify(case: &Case, state: &State) -> Result<Final, String> {
         late.iter().map(|(at, by)| (*at, if case.idles { 0 } else { *by })).collect()
     };
     same("late rows", &by_late(&late), &by_late(&got.late))?;
-    let found: Vec<Window<Key>> = got.windows.iter().map(|(w, _)| w.clone()).collect();
-    same("windows", &windows, &found)?;
-    if let Some((window, guest)) = got.windows.iter().find(|(w, g)| g.is_some_and(|g| g != w.rows)) {
-        return Err(format!("{window:?}: the guest has counted {guest:?}"));
+    if let Shape::Windows { processing: true, .. } = case.shape {
+        // A run after the end may come days later.
+        let reached = state.broker.committed.last().map_or(i64::MIN, |last| last.meta.now);
+        return Ok(Given { windows, reached, reached_later: reached.saturating_add(1_000_000_000), ..Given::default() });
     }
-    let left = broker.table();
-    if !left.is_empty() {
-        return Err(format!("{} slots are left although all windows have closed", left.len()));
-    }
-    Ok(got)
+    let reached = reached(case.window_bounds(), &of);
+    let reached_later = reached.max(goes_on_behind(kind, case.bounds.lateness, &windows));
+    Ok(Given { windows, reached, reached_later, ..Given::default() })
 }
 
 pub fn same<T: PartialEq + std::fmt::Debug>(what: &str, want: &[T], got: &[T]) -> Result<(), String> {
@@ -179,12 +205,19 @@ fn rows(case: &Case, broker: &Broker) -> Result<Vec<(At, Epoch, Item)>, String> 
 
 fn outputs(case: &Case, broker: &Broker) -> Result<Final, String> {
     let mut table: BTreeMap<(Option<Vec<u8>>, usize), Value> = BTreeMap::new();
-    let mut got =
-        Final { windows: Vec::new(), rows: Vec::new(), given: Vec::new(), late: BTreeMap::new(), rejects: BTreeMap::new() };
+    let mut got = Final::default();
     let all = broker.committed.iter().flat_map(|c| &c.produced);
     for (i, produced) in all.enumerate() {
         let parsed = produced.value.as_deref().map(serde_json::from_slice::<Value>).transpose().map_err(|e| e.to_string())?;
-        if let (Shape::Process(_), "sink" | "quiet", Some(value)) = (case.shape, produced.topic, &parsed) {
+        let is_said = produced.topic == "quiet" || produced.topic == "sink" && matches!(case.last(), Shape::Process(_));
+        if let (true, Some(mut value)) = (is_said, parsed.clone()) {
+            // Of a later version.
+            if value.as_object_mut().and_then(|row| row.remove("again")).is_some_and(|again| again != value["total"]) {
+                return Err(format!(
+                    "another total again: {}",
+                    String::from_utf8_lossy(produced.value.as_deref().unwrap_or_default())
+                ));
+            }
             got.given.push(format!("{} {value}", produced.topic));
             continue;
         }
@@ -203,12 +236,19 @@ fn outputs(case: &Case, broker: &Broker) -> Result<Final, String> {
         }
         let value = parsed.ok_or("a side output without a value")?;
         let number = |name: &str| value[name].as_i64().ok_or_else(|| format!("no {name} in {value}"));
+        if produced.topic == "rejects" && value["operator"].is_string() {
+            got.refused += 1;
+            continue;
+        }
         let at = (number("partition")? as usize, number("offset")?);
         let doubled = match produced.topic {
             "late" => got.late.insert(at, number("lateByMs")?).is_some(),
             _ => {
-                let reason = value["reason"].as_str().unwrap_or_default().to_owned();
-                got.rejects.insert(at, (reason, !value["plugin"].is_null())).is_some()
+                let (reason, by_guest) = (value["reason"].as_str().unwrap_or_default(), !value["plugin"].is_null());
+                // A row that has waited is told with what it says, since its record is not kept.
+                let waited = by_guest && value["value"].is_null();
+                let reason = if waited { reason.split_once(": ").map_or(reason, |(_, reason)| reason) } else { reason };
+                got.rejects.insert(at, (reason.to_owned(), by_guest)).is_some()
             }
         };
         if doubled {
@@ -216,7 +256,7 @@ fn outputs(case: &Case, broker: &Broker) -> Result<Final, String> {
         }
     }
     for value in table.values() {
-        match case.shape {
+        match case.last() {
             Shape::Rows => got.rows.push(value["v"].as_i64().ok_or_else(|| format!("no value in {value}"))?),
             Shape::Windows { .. } => got.windows.push(window(case, value)?),
             Shape::Process(_) => return Err(format!("not a row: {value}")),
@@ -230,11 +270,11 @@ fn outputs(case: &Case, broker: &Broker) -> Result<Final, String> {
 
 fn window(case: &Case, value: &Value) -> Result<(Window<Key>, Option<i64>), String> {
     // A key that is forgotten gives no last result.
-    if case.upserts() && value["isFinal"] != true && case.bounds.ttl.is_none() {
+    if case.upserts() && value["isFinal"] != true && case.last_ttl().is_none() {
         return Err(format!("not final in the end: {value}"));
     }
     let number = |name: &str| value[name].as_i64().ok_or_else(|| format!("no {name} in {value}"));
-    let is_global = matches!(case.shape, Shape::Windows { kind: crate::definition::Kind::Global, .. });
+    let is_global = matches!(case.last(), Shape::Windows { kind: Kind::Global, .. });
     let (start, end) = if is_global { (i64::MIN, i64::MAX) } else { (number("window_start")?, number("window_end")?) };
     let key = value["k"].as_str().map(str::to_owned);
     Ok((Window { key, start, end, rows: number("count")?, sum: number("sum")? }, value["guest"].as_i64()))

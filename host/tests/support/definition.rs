@@ -93,8 +93,20 @@ impl Kind {
         }
     }
 
+    /// The same with each time `n` times as long; not of windows by the calendar.
+    pub fn scaled(self, n: i64) -> Self {
+        match self {
+            Self::Hopping { duration, slide, offset } => {
+                Self::Hopping { duration: duration * n, slide: slide * n, offset: offset * n }
+            }
+            Self::Cumulative { size, step } => Self::Cumulative { size: size * n, step: step * n },
+            Self::Session { gap } => Self::Session { gap: gap * n },
+            Self::Count { .. } | Self::Global | Self::Calendar { .. } => self,
+        }
+    }
+
     /// Bounds of the windows that contain `time`, by looking at all that are near; none where they are not the same for all keys.
-    fn windows(self, time: i64) -> Vec<(i64, i64)> {
+    pub fn windows(self, time: i64) -> Vec<(i64, i64)> {
         let all: Vec<(i64, i64)> = match self {
             Self::Hopping { duration, slide, offset } => {
                 let first = (time - offset - duration) / slide - 2;
@@ -137,7 +149,7 @@ pub struct Bounds {
     pub lateness: i64,
     /// How far ahead of its record an event time may be.
     pub max_future: i64,
-    /// Keys of a global window are forgotten so long after their last row.
+    /// Keys of a global or count window are forgotten so long after their last row.
     pub ttl: Option<i64>,
 }
 
@@ -179,6 +191,27 @@ pub enum Fate {
     Future,
 }
 
+impl Bounds {
+    /// The watermark of a partition after a row; none where the row can't be true.
+    fn after<K>(&self, watermark: i64, row: &Row<K>) -> Option<i64> {
+        if row.time <= watermark.saturating_add(self.disorder) {
+            return Some(watermark);
+        }
+        let is_true = row.written.is_none_or(|w| row.time <= w + self.max_future);
+        is_true.then(|| watermark.max(row.written.map_or(row.time, |w| w.min(row.time)) - self.disorder))
+    }
+}
+
+/// The greatest watermark of a partition after all `rows`.
+pub fn reached<K>(bounds: Bounds, rows: &[Row<K>]) -> i64 {
+    let mut watermarks = BTreeMap::<usize, i64>::new();
+    for row in rows {
+        let watermark = watermarks.entry(row.partition).or_insert(i64::MIN);
+        *watermark = bounds.after(*watermark, row).unwrap_or(*watermark);
+    }
+    watermarks.into_values().max().unwrap_or(i64::MIN)
+}
+
 /// The windows of `rows`, and what becomes of each row.
 pub fn expected<K: Ord + Clone>(kind: Kind, bounds: Bounds, rows: &[Row<K>]) -> (Vec<Window<K>>, Vec<Fate>) {
     let mut watermarks = BTreeMap::<usize, i64>::new();
@@ -187,20 +220,17 @@ pub fn expected<K: Ord + Clone>(kind: Kind, bounds: Bounds, rows: &[Row<K>]) -> 
     for row in rows {
         let watermark = watermarks.entry(row.partition).or_insert(i64::MIN);
         let at = (*watermark).max(row.floor);
-        let is_ahead = row.time > watermark.saturating_add(bounds.disorder);
-        if is_ahead && row.written.is_some_and(|w| row.time > w + bounds.max_future) {
+        let Some(after) = bounds.after(*watermark, row) else {
             fates.push(Fate::Future);
             continue;
-        }
-        if is_ahead {
-            *watermark = (*watermark).max(row.written.map_or(row.time, |w| w.min(row.time)) - bounds.disorder);
-        }
+        };
+        *watermark = after;
         // What a row finds of a key that is forgotten is what its own watermark leaves.
         let at = if bounds.ttl.is_some() { at.max(*watermark) } else { at };
-        let ends: Vec<i64> = match kind {
-            Kind::Global if bounds.ttl.is_some() => vec![row.time + bounds.ttl.unwrap_or_default()],
-            Kind::Session { gap } => vec![row.time + gap],
-            Kind::Count { .. } | Kind::Global => vec![i64::MAX - bounds.lateness],
+        let ends: Vec<i64> = match (kind, bounds.ttl) {
+            (Kind::Global | Kind::Count { .. }, Some(ttl)) => vec![row.time + ttl],
+            (Kind::Session { gap }, _) => vec![row.time + gap],
+            (Kind::Count { .. } | Kind::Global, None) => vec![i64::MAX - bounds.lateness],
             _ => kind.windows(row.time).into_iter().map(|(_, end)| end).collect(),
         };
         let last = ends.into_iter().max().map_or(i64::MIN, |end| end + bounds.lateness);
@@ -211,7 +241,7 @@ pub fn expected<K: Ord + Clone>(kind: Kind, bounds: Bounds, rows: &[Row<K>]) -> 
     }
     let windows = match kind {
         Kind::Session { gap } => sessions(gap + bounds.lateness, gap, counted),
-        Kind::Count { every, slide } => counts(every, slide, &counted),
+        Kind::Count { every, slide } => counts(every, slide, bounds.ttl, reached(bounds, rows), &counted),
         Kind::Global if bounds.ttl.is_some() => lives(bounds.ttl.unwrap_or_default(), counted),
         _ => aligned(kind, bounds.lateness, &counted),
     };
@@ -274,20 +304,33 @@ fn sessions<K: Ord + Clone>(closes_after: i64, gap: i64, mut rows: Vec<(i64, &Ro
     merged.into_iter().map(|((key, start, end), (rows, sum))| Window { key, start, end, rows, sum }).collect()
 }
 
-/// Each `slide` rows of a key its last `every`; at the end what is left.
-fn counts<K: Ord + Clone>(every: i64, slide: i64, rows: &[(i64, &Row<K>)]) -> Vec<Window<K>> {
-    let mut keys = BTreeMap::<K, Vec<&Row<K>>>::new();
-    for (_, row) in rows {
-        keys.entry(row.key.clone()).or_default().push(row);
+/// Each `slide` rows of a key its last `every`; at the end what is left of keys that live then. A key that is idle for `ttl` begins anew.
+fn counts<K: Ord + Clone>(every: i64, slide: i64, ttl: Option<i64>, reached: i64, rows: &[(i64, &Row<K>)]) -> Vec<Window<K>> {
+    let is_over = |life: &[&Row<K>], watermark: i64| {
+        let last = life.iter().map(|r| r.time).max();
+        last.zip(ttl).is_some_and(|(last, ttl)| last + ttl <= watermark)
+    };
+    let mut keys = BTreeMap::<K, Vec<Vec<&Row<K>>>>::new();
+    for (watermark, row) in rows {
+        let lives = keys.entry(row.key.clone()).or_insert_with(|| vec![Vec::new()]);
+        if lives.last().is_some_and(|life| is_over(life, *watermark)) {
+            lives.push(Vec::new());
+        }
+        lives.last_mut().into_iter().for_each(|life| life.push(row));
     }
     let mut windows = Vec::new();
-    for (key, rows) in keys {
-        let n = rows.len() as i64;
-        for end in (1..n + every).filter(|end| end % slide == 0 && end - every < n) {
-            let of = &rows[(end - every).max(0) as usize..end.min(n) as usize];
-            let start = of.iter().map(|r| r.time).min().unwrap_or_default();
-            let end = of.iter().map(|r| r.time).max().unwrap_or_default() + 1;
-            windows.push(Window { key: key.clone(), start, end, rows: of.len() as i64, sum: of.iter().map(|r| r.value).sum() });
+    for (key, lives) in keys {
+        for (i, life) in lives.iter().enumerate() {
+            let n = life.len() as i64;
+            let goes_on = i + 1 == lives.len() && !is_over(life, reached);
+            let last_end = if goes_on { n + every - 1 } else { n };
+            for end in (1..=last_end).filter(|end| end % slide == 0 && end - every < n) {
+                let of = &life[(end - every).max(0) as usize..end.min(n) as usize];
+                let start = of.iter().map(|r| r.time).min().unwrap_or_default();
+                let end = of.iter().map(|r| r.time).max().unwrap_or_default() + 1;
+                let sum = of.iter().map(|r| r.value).sum();
+                windows.push(Window { key: key.clone(), start, end, rows: of.len() as i64, sum });
+            }
         }
     }
     windows.sort();

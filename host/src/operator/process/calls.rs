@@ -6,11 +6,11 @@
 use super::ProcessCloser;
 use super::close::{ProcessClosing, Processed, SetAside};
 use super::kept::{Kept, blank};
-use super::rows::{Groups, Origin, Table};
+use super::rows::{Groups, Table};
 use crate::limits::PROCESS_CALL_ROWS;
 use crate::operator::FaultPolicy;
-use crate::operator::columns::{display, row_text};
-use crate::operator::epoch::{RejectedRow, RowError};
+use crate::operator::columns::display;
+use crate::operator::epoch::RowError;
 use crate::operator::isolate::Budget;
 use crate::operator::merge::external;
 use crate::plugin::{Effect, FailureKind, GuestError, KeyBatch, OutputRows, Timers};
@@ -32,7 +32,7 @@ pub(super) struct Current {
 }
 
 /// A life of a key, or a piece of one, in one call.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Call<'t> {
     pub key: u32,
     pub rows: Cow<'t, [u32]>,
@@ -55,6 +55,8 @@ pub(super) struct Work<'t> {
     sources: Vec<Vec<ArrayRef>>,
     /// Keys by number.
     pub current: Vec<Current>,
+    /// Rows of the table that are at fault, and why.
+    pub rejected: Vec<(u32, Arc<RowError>)>,
     pub out: Processed,
 }
 
@@ -69,7 +71,7 @@ impl<'t> Work<'t> {
     ) -> Self {
         let sources = vec![blank(closer.plan.signature()), stored];
         let out = Processed { outputs: vec![Vec::new(); closer.plan.outputs.len()], ..Processed::default() };
-        Self { closer, table, groups, policy: closing.policy, now: closing.time, sources, current, out }
+        Self { closer, table, groups, policy: closing.policy, now: closing.time, sources, current, rejected: Vec::new(), out }
     }
 
     /// Makes all calls, in order.
@@ -176,7 +178,7 @@ impl<'t> Work<'t> {
             if budget.is_spent() {
                 let why = "set aside since too many rows of the epoch were at fault before it";
                 let error = RowError { reason: why.to_owned(), guest: None };
-                self.reject_with(*row, &Arc::new(error));
+                self.rejected.push((*row, Arc::new(error)));
                 continue;
             }
             if let Err(error) = self.attempt(&[step(vec![*row], i64::MIN)])? {
@@ -211,7 +213,7 @@ impl<'t> Work<'t> {
         kept.processing.retain(|t| *t > now);
         let dropped = event + processing - kept.event.len() - kept.processing.len();
         let what = format!("{dropped} timers of key ({}) that fell due are dropped", self.key_text(call.key)?);
-        self.out.set_aside.push(SetAside { what, error: Arc::new(row_error(&error)) });
+        self.out.set_aside.push(SetAside { what, place: None, error: Arc::new(row_error(&error)) });
         Ok(())
     }
 
@@ -223,18 +225,7 @@ impl<'t> Work<'t> {
     }
 
     fn reject(&mut self, row: u32, error: &GuestError) {
-        self.reject_with(row, &Arc::new(row_error(error)));
-    }
-
-    fn reject_with(&mut self, row: u32, error: &Arc<RowError>) {
-        let error = Arc::clone(error);
-        match self.table.origins[row as usize] {
-            Origin::Read(task, batch, row) => self.out.rejects.push((task, RejectedRow { batch, row, error })),
-            Origin::Waited => {
-                let what = row_text(&self.table.rows, row as usize);
-                self.out.set_aside.push(SetAside { what, error });
-            }
-        }
+        self.rejected.push((row, Arc::new(row_error(error))));
     }
 
     fn key_text(&self, key: u32) -> Result<String> {

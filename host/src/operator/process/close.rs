@@ -14,6 +14,7 @@ use crate::operator::merge::{external, external_store};
 use crate::state::store::{Store, Update};
 use arrow::array::{ArrayRef, RecordBatch};
 use datafusion::error::Result;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// An epoch to be closed.
@@ -40,6 +41,8 @@ pub struct ProcessClosing<'a> {
 pub struct SetAside {
     /// What, for people.
     pub what: String,
+    /// Of a row: partition and offset. Its record is not kept.
+    pub place: Option<(i64, i64)>,
     /// Why.
     pub error: Arc<RowError>,
 }
@@ -85,22 +88,25 @@ impl ProcessCloser {
     pub fn close(&self, closing: &ProcessClosing<'_>, budget: &mut Budget) -> Result<Processed> {
         let (table, waiting) = self.table(closing)?;
         let woken = self.woken(closing)?;
-        let groups = self.groups(closing, &table, woken.into_iter())?;
+        let mut groups = self.groups(closing, &table, woken.into_iter())?;
         let places = groups.stored(closing.store)?;
         let stored: Vec<Option<&[u8]>> = places.iter().map(|found| found.map(|(state, _)| state)).collect();
-        let found: Vec<&[u8]> = stored.iter().flatten().copied().collect();
-        let (kept, columns) = decode(&self.states, &found).map_err(external)?;
-        let mut read = kept.into_iter().enumerate();
-        let current = stored.iter().map(|slot| match slot.and_then(|_| read.next()) {
-            Some((row, kept)) => Current { state: Some((1, row)), kept },
-            None => Current { state: None, kept: Kept { touched: i64::MIN, ..Kept::default() } },
-        });
-        let current: Vec<Current> = current.collect();
-        let lives = self.lives(closing, &table, &groups, &current);
-        let mut work = Work::new(self, closing, (&table, &groups), columns, current);
-        work.run(lives.calls, budget)?;
-        lives.ended.iter().for_each(|key| work.end(*key));
-        let (mut out, after) = self.after(closing, &groups, &stored, &lives.looked, work)?;
+        let mut rejected = Vec::new();
+        let (mut out, after) = loop {
+            let (columns, current) = self.current(&stored)?;
+            let lives = self.lives(closing, &table, &groups, &current);
+            let mut work = Work::new(self, closing, (&table, &groups), columns, current);
+            work.run(lives.calls, budget)?;
+            lives.ended.iter().for_each(|key| work.end(*key));
+            let aside = std::mem::take(&mut work.rejected);
+            let rest = self.replanned(closing, &table, &groups, &stored, &aside)?;
+            rejected.extend(aside);
+            match rest {
+                Some(rest) => groups = rest,
+                None => break self.after(closing, &groups, &stored, &lives.looked, work)?,
+            }
+        };
+        rejected.into_iter().for_each(|(row, error)| table.reject(row, error, &mut out));
         let set = |i: usize, bytes: &[u8]| {
             let key = after.keys[i];
             if stored[key] != Some(bytes) {
@@ -112,6 +118,46 @@ impl ProcessCloser {
         out.closed.updates.extend(waiting.updates);
         out.closed.removed.extend(waiting.released);
         Ok(out)
+    }
+
+    /// What is stored of keys, as columns of the guest's states and key by key.
+    fn current(&self, stored: &[Option<&[u8]>]) -> Result<(Vec<ArrayRef>, Vec<Current>)> {
+        let found: Vec<&[u8]> = stored.iter().copied().flatten().collect();
+        let (kept, columns) = decode(&self.states, &found).map_err(external)?;
+        let mut read = kept.into_iter().enumerate();
+        let current = stored.iter().map(|slot| match slot.and_then(|_| read.next()) {
+            Some((row, kept)) => Current { state: Some((1, row)), kept },
+            None => Current { state: None, kept: Kept { touched: i64::MIN, ..Kept::default() } },
+        });
+        let current = current.collect();
+        Ok((columns, current))
+    }
+
+    /// A row at fault is as if it had never come, so it keeps no key alive: the rows without those that were set aside, where the lives of their
+    /// keys are others then.
+    fn replanned(
+        &self,
+        closing: &ProcessClosing<'_>,
+        table: &Table,
+        groups: &Groups,
+        stored: &[Option<&[u8]>],
+        aside: &[(u32, Arc<RowError>)],
+    ) -> Result<Option<Groups>> {
+        if aside.is_empty() {
+            return Ok(None);
+        }
+        let aside: HashSet<u32> = aside.iter().map(|(row, _)| *row).collect();
+        let (_, current) = self.current(stored)?;
+        let rest = groups.without(&aside);
+        let new = self.lives(closing, table, &rest, &current);
+        let looked: HashSet<u32> = new.looked.iter().copied().collect();
+        let old = self.lives(closing, table, groups, &current).calls.into_iter().map(|mut call| {
+            call.rows = call.rows.iter().copied().filter(|row| !aside.contains(row)).collect();
+            call
+        });
+        // Nothing is left of a key that was only looked at for such rows.
+        let old = old.filter(|call| call.ends || !call.rows.is_empty() || looked.contains(&call.key));
+        Ok((!old.eq(new.calls)).then_some(rest))
     }
 
     /// Keys whose timers went off. At the end of the input all event time has passed, but a key lives on by the rows that came: there, beside

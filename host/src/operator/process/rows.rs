@@ -1,12 +1,13 @@
 //! The rows of an epoch as one table, and which of them belong to which key.
 
 use super::ProcessCloser;
-use super::close::ProcessClosing;
+use super::close::{ProcessClosing, Processed, SetAside};
 use super::kept::{waiting_before, waiting_pane};
 use crate::config::spec::Order;
 use crate::limits::ROW_COLUMN;
 use crate::operator::assigner::idle::LIVE;
-use crate::operator::columns::row_numbers;
+use crate::operator::columns::{row_numbers, row_text};
+use crate::operator::epoch::{RejectedRow, RowError};
 use crate::operator::merge::{external, external_store};
 use crate::state::codec::CodecError;
 use crate::state::store::{Found, PaneId, Slot, Store, Update};
@@ -15,7 +16,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 use datafusion::error::Result;
 use hashbrown::HashTable;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 const LENGTH_BYTES: usize = 4;
@@ -57,6 +58,19 @@ pub(super) struct Groups {
     ends: Vec<usize>,
 }
 
+impl Table {
+    /// Sets a row aside.
+    pub fn reject(&self, row: u32, error: Arc<RowError>, out: &mut Processed) {
+        match self.origins[row as usize] {
+            Origin::Read(task, batch, row) => out.rejects.push((task, RejectedRow { batch, row, error })),
+            Origin::Waited => {
+                let what = row_text(&self.rows, row as usize);
+                out.set_aside.push(SetAside { what, place: self.places.get(row as usize).copied(), error });
+            }
+        }
+    }
+}
+
 impl Groups {
     /// Number of keys.
     pub fn len(&self) -> usize {
@@ -80,6 +94,16 @@ impl Groups {
     pub fn rows(&self, key: usize) -> &[u32] {
         let start = key.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.order[start..self.ends[key]]
+    }
+
+    /// The same without some rows.
+    pub fn without(&self, rows: &HashSet<u32>) -> Self {
+        let (mut order, mut ends) = (Vec::with_capacity(self.order.len()), Vec::with_capacity(self.ends.len()));
+        for key in 0..self.ends.len() {
+            order.extend(self.rows(key).iter().filter(|row| !rows.contains(row)));
+            ends.push(order.len());
+        }
+        Self { keys: self.keys.clone(), key_ends: self.key_ends.clone(), hashes: self.hashes.clone(), order, ends }
     }
 }
 

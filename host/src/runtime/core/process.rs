@@ -1,11 +1,13 @@
 //! The part of a job's state machine that a keyed process has: its close, and what its outputs and faults become.
 
 use super::{JobCore, OutputFormat, Progress};
+use crate::element::Record;
 use crate::operator::FaultPolicy;
 use crate::operator::epoch::TaskEpoch;
 use crate::operator::isolate::Budget;
-use crate::operator::process::{ProcessCloser, ProcessClosing, Processed};
+use crate::operator::process::{ProcessCloser, ProcessClosing, Processed, SetAside};
 use crate::output::encode::Encoder;
+use crate::output::side::{From, Reject};
 use crate::output::{EpochCommit, output_role};
 use crate::plan::Plan;
 use datafusion::error::{DataFusionError, Result};
@@ -71,7 +73,17 @@ impl JobCore {
         for of_task in rejects.chunk_by(|a, b| a.0 == b.0) {
             self.reject(&tasks[of_task[0].0], of_task.iter().map(|(_, reject)| reject), commit)?;
         }
-        processed.set_aside.iter().for_each(|aside| self.reject_result(&aside.what, &[], &aside.error, commit));
+        for SetAside { what, place, error } in &processed.set_aside {
+            match place.and_then(|(partition, offset)| Some((self.partitions.get(usize::try_from(partition).ok()?)?, offset))) {
+                Some((partition, offset)) if self.number == 0 => {
+                    let record = Record { offset, timestamp: None, key: None, value: None };
+                    let (reason, guest) = (&format!("{what}: {}", error.reason), error.guest.as_ref());
+                    let row = Reject { from: From::Partition(partition), record: Some(record), reason, guest };
+                    commit.reject(row.to_record(), guest);
+                }
+                _ => self.reject_result(what, &[], error, commit),
+            }
+        }
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! What goes wrong goes wrong on a row with the text [`POISON`]; without such a row these guests behave. So a test can say both: the
 //! error is clear, and the job goes on without the row.
 
+pub mod accounts;
 pub mod misdeeds;
 pub mod victim;
 
