@@ -12,6 +12,10 @@ const BATCH: usize = 65_536;
 /// Timers lie together by this power of two of milliseconds: a list for each of them would cost more than what is in it.
 const TOGETHER: u32 = 10;
 
+/// Bytes of a pane, and of what follows a key, in a block of timers.
+const PANE: usize = 16;
+const TRAILER: usize = 6;
+
 /// When to look at a new slot for the first time, milliseconds: by its pane and encoded state; none: never.
 pub type FirstTimer = Box<dyn Fn(PaneId, &[u8]) -> Option<i64> + Send + Sync>;
 
@@ -29,21 +33,40 @@ pub struct Timers {
 /// When it is due, and of which slot.
 type Timer<K> = (i64, PaneId, K);
 
-/// Timers in one block of memory: an allocation for each would cost as much again.
-#[derive(Default)]
+/// Timers of one unit of [`TOGETHER`] in one block of memory: an allocation for each would cost as much again.
 struct Together {
-    /// Of each: when it is due, the pane, the key, and the key's length.
+    /// The unit that all are due in.
+    unit: i64,
+    /// The pane of most of them: the first one's.
+    pane: PaneId,
+    /// Of each: the pane where it is another, the key, milliseconds from the start of the unit, and the key's length, with [`OWN_PANE`].
     bytes: Vec<u8>,
 }
 
+/// Marks the length of a key whose pane stands before it.
+const OWN_PANE: u32 = 1 << 31;
+
 impl Together {
+    fn new(unit: i64, pane: PaneId) -> Self {
+        Self { unit, pane, bytes: Vec::new() }
+    }
+
+    /// Adds a timer that is due in this unit.
     fn push(&mut self, (due, pane, key): Timer<&[u8]>) {
-        for time in [due, pane.start, pane.from] {
-            self.bytes.extend_from_slice(&time.to_le_bytes());
+        let own = pane != self.pane;
+        let bytes = key.len() + TRAILER + if own { PANE } else { 0 };
+        if self.bytes.capacity() - self.bytes.len() < bytes {
+            // By a quarter: a doubled block would be empty to a third, and there are as many timers as slots.
+            self.bytes.reserve_exact(bytes + self.bytes.len() / 4);
+        }
+        if own {
+            self.bytes.extend_from_slice(&pane.start.to_le_bytes());
+            self.bytes.extend_from_slice(&pane.from.to_le_bytes());
         }
         self.bytes.extend_from_slice(key);
-        // A key of 4 GiB would have been refused long before.
-        self.bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        self.bytes.extend_from_slice(&((due - (self.unit << TOGETHER)) as u16).to_le_bytes());
+        // A key of 2 GiB would have been refused long before.
+        self.bytes.extend_from_slice(&(key.len() as u32 | if own { OWN_PANE } else { 0 }).to_le_bytes());
     }
 
     /// All, the last first.
@@ -51,20 +74,26 @@ impl Together {
         let mut rest = &self.bytes[..];
         std::iter::from_fn(move || {
             let (before, length) = rest.split_last_chunk::<4>()?;
-            let (before, key) = before.split_at_checked(before.len().checked_sub(u32::from_le_bytes(*length) as usize)?)?;
-            let (before, from) = before.split_last_chunk::<8>()?;
-            let (before, start) = before.split_last_chunk::<8>()?;
-            let (before, due) = before.split_last_chunk::<8>()?;
+            let (before, after) = before.split_last_chunk::<2>()?;
+            let length = u32::from_le_bytes(*length);
+            let (mut before, key) = before.split_at_checked(before.len().checked_sub((length & !OWN_PANE) as usize)?)?;
+            let mut pane = self.pane;
+            if length & OWN_PANE != 0 {
+                let (start, from);
+                (before, from) = before.split_last_chunk::<8>()?;
+                (before, start) = before.split_last_chunk::<8>()?;
+                let [start, from] = [start, from].map(|bytes| i64::from_le_bytes(*bytes));
+                pane = PaneId { start, from };
+            }
             rest = before;
-            let [due, start, from] = [due, start, from].map(|bytes| i64::from_le_bytes(*bytes));
-            Some((due, PaneId { start, from }, key))
+            Some(((self.unit << TOGETHER) + i64::from(u16::from_le_bytes(*after)), pane, key))
         })
     }
 
     /// Takes the last one off.
     fn pop(&mut self) -> Option<Timer<Box<[u8]>>> {
         let (due, pane, key) = self.backwards().next()?;
-        let bytes = 3 * size_of::<i64>() + key.len() + size_of::<u32>();
+        let bytes = key.len() + TRAILER + if pane == self.pane { 0 } else { PANE };
         let timer = (due, pane, Box::from(key));
         self.bytes.truncate(self.bytes.len() - bytes);
         if self.bytes.capacity() > 4 * self.bytes.len() {
@@ -99,7 +128,9 @@ impl Timers {
 
     fn set(&mut self, timer: Timer<&[u8]>) {
         let mut before = 0;
-        let timers = self.due.entry(timer.0 >> TOGETHER).and_modify(|timers| before = timers.memory()).or_default();
+        let unit = timer.0 >> TOGETHER;
+        let timers = self.due.entry(unit).and_modify(|timers| before = timers.memory());
+        let timers = timers.or_insert_with(|| Together::new(unit, timer.1));
         timers.push(timer);
         self.memory = self.memory + timers.memory() - before;
     }
@@ -224,10 +255,11 @@ mod tests {
         timers.rearm(i64::MAX, Vec::new(), None).unwrap();
         assert_eq!((timers.memory(), timers.due.len()), (0, 0));
         // Taken off the end as it grew, and the memory with it.
-        let mut together = Together::default();
-        (0..1_000).for_each(|n: i64| together.push((n, pane(n), &n.to_le_bytes())));
-        for n in (0..1_000).rev() {
-            assert_eq!(together.pop(), Some((n, pane(n), n.to_le_bytes()[..].into())));
+        let mut together = Together::new(-1, pane(3));
+        let timer = |n: i64| (n - 1_024, pane(n % 5), n.to_le_bytes());
+        (0..1_000).map(timer).for_each(|(due, pane, key)| together.push((due, pane, &key)));
+        for (due, pane, key) in (0..1_000).rev().map(timer) {
+            assert_eq!(together.pop(), Some((due, pane, key[..].into())));
         }
         assert_eq!((together.pop(), together.bytes.capacity()), (None, 0));
     }
