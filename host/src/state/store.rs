@@ -60,8 +60,7 @@ pub struct Update {
     place: Option<Place>,
 }
 
-/// Where a slot is in memory: what [`Store::find`] gives and [`Update::at`] takes, so that setting a slot need not look for it again. It may
-/// be out of date: then the slot is looked for.
+/// Where a slot is in memory, from [`Store::find`] to [`Update::at`]: it need not be looked for again. Where it is out of date, it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(pub(super) u32);
 
@@ -415,8 +414,7 @@ impl Store {
 
     /// Sets a slot.
     fn set(&mut self, update: Update) -> Result<(), SpillError> {
-        let hasher = &self.hasher;
-        let memory = &mut self.memory;
+        let (hasher, memory) = (&self.hasher, &mut self.memory);
         let slots = self.panes.entry(update.pane).or_insert_with(|| {
             *memory += PANE_COST;
             Pane::default()
