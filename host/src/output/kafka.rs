@@ -205,6 +205,7 @@ impl KafkaCommitter {
         };
         transactions.commit(Some((&offsets, &self.group.1)))
     }
+
     /// The tree of this job. One that does not read back is made anew: the changelog has everything.
     fn open_tree(&mut self) -> Result<Tree, CommitError> {
         match self.tree.take().map(Follower::finish) {
