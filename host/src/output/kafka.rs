@@ -159,6 +159,7 @@ impl KafkaCommitter {
             let sent = records.iter().zip(&cut).map(|(record, cut)| cut.as_ref().unwrap_or(record));
             let sent = sent.map(|r| (r.key.as_deref(), (!r.is_tombstone).then_some(r.value.as_slice())));
             transactions.send_all(topic, None, &sent.collect::<Vec<_>>())?;
+            transactions.poll();
         }
         Ok(())
     }
@@ -181,6 +182,7 @@ impl KafkaCommitter {
             records.push((Some(key), value));
             if records.len() == SERVE_EVERY {
                 transactions.send_all(&self.changelog, Some(i32::from(shard)), records)?;
+                transactions.poll();
                 records.clear();
             }
         }

@@ -15,7 +15,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -139,22 +139,10 @@ impl Transactions {
     /// # Errors
     /// [`CommitError::Aborted`] when the queue stays full or the record is refused.
     pub fn send(&self, topic: &str, partition: Option<i32>, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), CommitError> {
-        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic);
-        record.partition = partition;
-        record.key = key;
-        record.payload = value;
-        let started = Instant::now();
-        while let Err((error, back)) = self.producer.send(record) {
-            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) || started.elapsed() > STEP_TIME {
-                return Err(classify(topic, &error));
-            }
-            self.wait();
-            record = back;
-        }
-        Ok(())
+        self.send_all(topic, partition, &[(key, value)])
     }
 
-    /// Queues records to a partition, or to where their keys belong, and serves delivery reports.
+    /// Queues records to a partition, or to where their keys belong.
     ///
     /// # Errors
     /// As [`Transactions::send`].
@@ -167,15 +155,15 @@ impl Transactions {
         let Some(to) = topics.get(topic) else { return Ok(()) };
         let mut refused = to.produce(partition, records);
         let started = Instant::now();
-        while let Some((_, code)) = refused.iter().find(|(_, code)| *code != RDKafkaErrorCode::QueueFull).or(refused.first()) {
-            if *code != RDKafkaErrorCode::QueueFull || started.elapsed() > STEP_TIME {
-                return Err(classify(topic, &KafkaError::MessageProduction(*code)));
+        while !refused.is_empty() {
+            let is_final = |code: &RDKafkaErrorCode| *code != RDKafkaErrorCode::QueueFull || started.elapsed() > STEP_TIME;
+            if let Some(code) = refused.iter().map(|(_, code)| *code).find(is_final) {
+                return Err(classify(topic, &KafkaError::MessageProduction(code)));
             }
             self.wait();
             // A full queue takes none of those that follow either: they are in order.
             refused = to.produce(partition, &refused.iter().map(|(record, _)| *record).collect::<Vec<_>>());
         }
-        self.poll();
         Ok(())
     }
 

@@ -91,6 +91,11 @@ fn spread(hash: u32) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }
 
+/// The chunk of a slot, and its place in it.
+fn at(number: u32) -> (usize, usize) {
+    (number as usize >> CHUNK_BITS, number as usize & (CHUNK - 1))
+}
+
 impl Slots {
     pub(super) fn len(&self) -> usize {
         self.index.len()
@@ -120,15 +125,18 @@ impl Slots {
 
     /// What is where a slot was that [`Slots::find`] gave.
     pub(super) fn at(&self, number: u32) -> Option<&InMemory> {
-        self.chunks.get(number as usize >> CHUNK_BITS)?.get(number as usize & (CHUNK - 1)).filter(|slot| !slot.is_free())
+        let (chunk, place) = at(number);
+        self.chunks.get(chunk)?.get(place).filter(|slot| !slot.is_free())
     }
 
     fn place(&self, number: u32) -> &InMemory {
-        &self.chunks[number as usize >> CHUNK_BITS][number as usize & (CHUNK - 1)]
+        let (chunk, place) = at(number);
+        &self.chunks[chunk][place]
     }
 
     fn place_mut(&mut self, number: u32) -> &mut InMemory {
-        &mut self.chunks[number as usize >> CHUNK_BITS][number as usize & (CHUNK - 1)]
+        let (chunk, place) = at(number);
+        &mut self.chunks[chunk][place]
     }
 
     /// Sets the state of slot `number`, whose key `bytes` begins with.
@@ -221,7 +229,10 @@ impl Slots {
             }
         }
         let chunks = &self.chunks;
-        self.index.retain(|found| !chunks[found.number as usize >> CHUNK_BITS][found.number as usize & (CHUNK - 1)].is_free());
+        self.index.retain(|found| {
+            let (chunk, place) = at(found.number);
+            !chunks[chunk][place].is_free()
+        });
         if self.len() <= places / 2 {
             let mut left = Self::default();
             for found in std::mem::take(&mut self.index) {

@@ -3,7 +3,7 @@
 //! **Invariant**: nothing in it outlives its process. The truth is the log; the folder is emptied when it is opened and removed with it.
 //! Each entry ends with a checksum of itself with its key, so what the disk gives back otherwise is told and never taken for state.
 
-use crate::state::store::PaneId;
+use crate::state::store::{PANE_BYTES, PaneId};
 use crate::state::tree::checksum;
 use fjall::config::{BlockSizePolicy, CompressionPolicy, PartitioningPolicy};
 use fjall::{AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions};
@@ -13,8 +13,6 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Bytes of an encoded pane.
-const PANE: usize = 16;
 /// Bytes of a checksum.
 const CHECKSUM: usize = 4;
 /// Keys longer than this stay in memory: the store below takes keys of 64 KiB at most.
@@ -142,7 +140,7 @@ impl Spill {
             self.reads.set(self.reads.get() + 1);
             let (full, stored) = entry.into_inner().map_err(|e| error(&self.path, &e))?;
             let state = self.opened(&full, &stored)?.into();
-            Ok((full.get(PANE..).unwrap_or_default().into(), state))
+            Ok((full.get(PANE_BYTES..).unwrap_or_default().into(), state))
         })
     }
 
@@ -279,7 +277,7 @@ fn unordered(bytes: [u8; 8]) -> i64 {
 }
 
 fn encode(pane: PaneId, key: &[u8]) -> Vec<u8> {
-    let mut full = Vec::with_capacity(PANE + key.len());
+    let mut full = Vec::with_capacity(PANE_BYTES + key.len());
     full.extend_from_slice(&ordered(pane.start));
     full.extend_from_slice(&ordered(pane.from));
     full.extend_from_slice(key);

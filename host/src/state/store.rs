@@ -39,7 +39,8 @@ impl PaneId {
     }
 }
 
-const PANE_BYTES: usize = 16;
+/// Bytes of an encoded pane.
+pub(super) const PANE_BYTES: usize = 16;
 /// Changes of removed slots that go to disk at once.
 const REMOVED: usize = 65_536;
 

@@ -4,7 +4,7 @@
 
 use super::arena::Arena;
 use super::spill::{Spill, SpillError};
-use super::store::{PaneId, allocated};
+use super::store::{PANE_BYTES, PaneId, allocated};
 use std::collections::BTreeMap;
 
 /// Timers that go to disk at once.
@@ -12,8 +12,7 @@ const BATCH: usize = 65_536;
 /// Timers lie together by this power of two of milliseconds: a list for each of them would cost more than what is in it.
 const TOGETHER: u32 = 10;
 
-/// Bytes of a pane, and of what follows a key, in a block of timers.
-const PANE: usize = 16;
+/// Bytes of what follows a key in a block of timers.
 const TRAILER: usize = 6;
 
 /// When to look at a new slot for the first time, milliseconds: by its pane and encoded state; none: never.
@@ -54,7 +53,7 @@ impl Together {
     /// Adds a timer that is due in this unit.
     fn push(&mut self, (due, pane, key): Timer<&[u8]>) {
         let own = pane != self.pane;
-        let bytes = key.len() + TRAILER + if own { PANE } else { 0 };
+        let bytes = key.len() + TRAILER + if own { PANE_BYTES } else { 0 };
         if self.bytes.capacity() - self.bytes.len() < bytes {
             // By a quarter: a doubled block would be empty to a third, and there are as many timers as slots.
             self.bytes.reserve_exact(bytes + self.bytes.len() / 4);
@@ -93,7 +92,7 @@ impl Together {
     /// Takes the last one off.
     fn pop(&mut self) -> Option<Timer<Box<[u8]>>> {
         let (due, pane, key) = self.backwards().next()?;
-        let bytes = key.len() + TRAILER + if pane == self.pane { 0 } else { PANE };
+        let bytes = key.len() + TRAILER + if pane == self.pane { 0 } else { PANE_BYTES };
         let timer = (due, pane, Box::from(key));
         self.bytes.truncate(self.bytes.len() - bytes);
         if self.bytes.capacity() > 4 * self.bytes.len() {
