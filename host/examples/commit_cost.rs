@@ -41,6 +41,7 @@ fn spec(name: &str, properties: &BTreeMap<String, String>, dir: &std::path::Path
         late: None,
         rejects: None,
         data_dir: dir.to_path_buf(),
+        state_memory: kindling::limits::STATE_MEMORY_BYTES,
     }
 }
 

@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         fail_on_data_loss: true,
         starting_offsets: StartingOffsets::Earliest,
     });
-    let mut source = open(&spec, &OpenOptions { until_end: true, group: "ingest-cost".into(), now_ms: 0 })?;
+    let mut source = open(&spec, &OpenOptions { until_end: true, group: "ingest-cost".into(), ..OpenOptions::default() })?;
     let partitions = source.partitions().to_vec();
     let positions = source.start_positions()?;
     let readers = source.readers(&positions, readers.parse()?)?;

@@ -32,6 +32,7 @@ fn spec(name: &str, data_dir: &Path) -> CommitSpec {
         late: None,
         rejects: None,
         data_dir: data_dir.to_path_buf(),
+        state_memory: kindling::limits::STATE_MEMORY_BYTES,
     }
 }
 

@@ -30,6 +30,28 @@ pub const STATE_MEMORY_BYTES: usize = 1 << 30;
 /// Least budget that a pipeline may have.
 pub const STATE_MEMORY_BYTES_MIN: usize = 1 << 20;
 
+/// Rows that close an epoch where the command line does not say, by the budget of the job's state: its records take memory beside that, so a
+/// small budget makes smaller epochs.
+pub fn epoch_rows(state_bytes: usize) -> usize {
+    (state_bytes >> 12).clamp(16_384, 65_536)
+}
+
+/// Records of a partition that a Kafka source reads ahead, and bytes that it asks for at once, by the same. A record waits with 400 bytes of
+/// librdkafka's own.
+pub fn read_ahead(state_bytes: usize) -> (usize, usize) {
+    ((state_bytes >> 14).clamp(2_048, 10_000), (state_bytes >> 8).clamp(256 << 10, 1 << 20))
+}
+
+/// Bytes of changes that are gathered for the local tree, by the same; as much is there once more while it is written.
+pub fn gather_bytes(state_bytes: usize) -> usize {
+    (state_bytes / 8).clamp(4 << 20, 48 << 20)
+}
+
+/// Bytes of cached blocks of state on disk, by the same: those of indices and filters most of all.
+pub fn spill_cache_bytes(state_bytes: usize) -> usize {
+    (state_bytes / 8).clamp(4 << 20, 32 << 20)
+}
+
 /// Bounds of the keyed state of a job.
 #[derive(Clone, Debug)]
 pub struct StateLimit {
@@ -76,7 +98,7 @@ impl Default for JobLimits {
     fn default() -> Self {
         Self {
             epoch_time: Duration::from_millis(100),
-            epoch_rows: 65_536,
+            epoch_rows: epoch_rows(STATE_MEMORY_BYTES),
             epoch_bytes: 64 << 20,
             batch_rows: 8_192,
             isolated_rows: 256,

@@ -1,17 +1,19 @@
 //! Messages of librdkafka, held as it gave them, the queues that they come from, and the topics that they go to.
 //!
 //! `unsafe` because rust-rdkafka has no batches: `rd_kafka_consume_batch_queue` halves the CPU of a poll a row, and keeping the
-//! message's pointer means that nothing is copied; `rd_kafka_produce_batch` looks at clocks and locks once a batch. What makes it sound: a
-//! [`Message`] is the only owner of its pointer; queues, topics and messages are dropped before the client they came from, which each holder
-//! keeps alive; what is produced is copied within the call; librdkafka's functions used here may be called from any thread.
+//! message's pointer means that nothing is copied; `rd_kafka_produce_batch` looks at clocks and locks once a batch; of what it delivered
+//! librdkafka tells by the batch, and rust-rdkafka record by record. What makes it sound: a [`Message`] is the only owner of its pointer;
+//! queues, topics and messages are dropped before the client they came from, which each holder keeps alive; what is produced is copied within
+//! the call, and what is told of it is borrowed from an event that lives as long; librdkafka's functions used here may be called from any thread.
 #![allow(unsafe_code)]
 
 use crate::element::Record;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka_sys as sys;
+use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
@@ -46,8 +48,7 @@ impl Message {
     /// What librdkafka says about the event.
     pub fn event_text(&self) -> String {
         // SAFETY: the text lives as long as the message, and ends with a 0.
-        let text = unsafe { sys::rd_kafka_message_errstr(self.raw()) };
-        if text.is_null() { String::new() } else { unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned() }
+        unsafe { text(sys::rd_kafka_message_errstr(self.raw())) }.into_owned()
     }
 
     /// Offset within the partition; of the event of a partition's end the end.
@@ -71,12 +72,10 @@ impl Message {
     /// The record that this is, borrowed.
     pub fn record(&self) -> Record<'_> {
         let raw = self.raw();
-        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-        // SAFETY: both are only read or written during the call.
-        let timestamp = unsafe { sys::rd_kafka_message_timestamp(raw, &mut kind) };
         Record {
             offset: raw.offset,
-            timestamp: (timestamp >= 0).then_some(timestamp),
+            // SAFETY: the message is this one's.
+            timestamp: unsafe { timestamp(raw) },
             // SAFETY: librdkafka gives pointer and length of bytes that live as long as the message.
             key: unsafe { slice(raw.key, raw.key_len) },
             value: unsafe { slice(raw.payload, raw.len) },
@@ -132,6 +131,12 @@ impl Queue {
         unsafe { Self::of_raw(sys::rd_kafka_queue_get_consumer(consumer.client().native_ptr())) }
     }
 
+    /// The queue of what a producer is told: of the client, and of its records.
+    pub fn of_client<C: ClientContext>(client: &Client<C>) -> Option<Self> {
+        // SAFETY: the client is valid during the call, and the reference to its queue is this one's.
+        unsafe { Self::of_raw(sys::rd_kafka_queue_get_main(client.native_ptr())) }
+    }
+
     /// librdkafka's own.
     pub fn raw(&self) -> *mut sys::rd_kafka_queue_t {
         self.0.as_ptr()
@@ -151,6 +156,24 @@ impl Queue {
         if messages.len() == before && rows > 0 {
             // More than one would be waited for until all are there.
             self.fill(1, wait, messages);
+        }
+    }
+
+    /// Takes what a producer is told and is there, without waiting.
+    pub fn take_told(&self, mut each: impl FnMut(Told<'_>)) {
+        // SAFETY: the queue is valid until `drop`, and an event from here until it is destroyed; each is destroyed once.
+        unsafe {
+            while let Some(event) = NonNull::new(sys::rd_kafka_queue_poll(self.raw(), 0)) {
+                match sys::rd_kafka_event_type(event.as_ptr()) {
+                    sys::RD_KAFKA_EVENT_DR => deliveries(event.as_ptr(), &mut each),
+                    sys::RD_KAFKA_EVENT_ERROR => {
+                        let text = text(sys::rd_kafka_event_error_string(event.as_ptr()));
+                        each(Told::Error(sys::rd_kafka_event_error(event.as_ptr()).into(), text));
+                    }
+                    _ => {}
+                }
+                sys::rd_kafka_event_destroy(event.as_ptr());
+            }
         }
     }
 
@@ -175,6 +198,80 @@ impl Drop for Queue {
         // SAFETY: the queue is valid until here.
         unsafe { sys::rd_kafka_queue_destroy(self.raw()) }
     }
+}
+
+/// What a producer is told.
+pub enum Told<'a> {
+    /// Of records that it queued.
+    Delivery(Delivery<'a>),
+    /// Of the client.
+    Error(RDKafkaErrorCode, Cow<'a, str>),
+}
+
+/// Records of one partition that came back together, in the order in which they were queued.
+pub struct Delivery<'a> {
+    /// Topic.
+    pub topic: Cow<'a, str>,
+    /// Number of the partition within its topic.
+    pub partition: i32,
+    /// Least and greatest offset of those that were delivered; none where the broker did not tell.
+    pub offsets: Option<(i64, i64)>,
+    /// Time stamp of the last one: milliseconds since 1970 UTC.
+    pub time: Option<i64>,
+    /// Why the first one that failed did, and its bytes.
+    pub failed: Option<(RDKafkaErrorCode, usize)>,
+}
+
+/// Gives what an event tells of records.
+///
+/// # Safety
+/// `event` is valid, and of this kind.
+unsafe fn deliveries(event: *mut sys::rd_kafka_event_t, each: &mut impl FnMut(Told<'_>)) {
+    // SAFETY: messages, and the names of their topics, are valid as long as the event, which outlives this call.
+    unsafe {
+        // A batch is of one partition.
+        let mut current: Option<(*mut sys::rd_kafka_topic_t, Delivery<'_>)> = None;
+        let mut last = ptr::null();
+        while let Some(message) = sys::rd_kafka_event_message_next(event).as_ref() {
+            if let Some((_, done)) = current.take_if(|(topic, of)| *topic != message.rkt || of.partition != message.partition) {
+                each(Told::Delivery(Delivery { time: timestamp(last), ..done }));
+            }
+            let (_, delivery) = current.get_or_insert_with(|| {
+                let topic = text(sys::rd_kafka_topic_name(message.rkt));
+                let delivery = Delivery { topic, partition: message.partition, offsets: None, time: None, failed: None };
+                (message.rkt, delivery)
+            });
+            last = message;
+            if message.err != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                delivery.failed.get_or_insert((message.err.into(), message.len));
+            } else if message.offset >= 0 {
+                // A negative one is librdkafka's "unknown"; taken for a position it would mean "the end".
+                let (first, last) = delivery.offsets.unwrap_or((message.offset, message.offset));
+                delivery.offsets = Some((first.min(message.offset), last.max(message.offset)));
+            }
+        }
+        if let Some((_, done)) = current {
+            each(Told::Delivery(Delivery { time: timestamp(last), ..done }));
+        }
+    }
+}
+
+/// Milliseconds since 1970 UTC, where they are known.
+///
+/// # Safety
+/// `message` is valid.
+unsafe fn timestamp(message: *const sys::rd_kafka_message_t) -> Option<i64> {
+    let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+    // SAFETY: both are only read or written during the call.
+    let timestamp = unsafe { sys::rd_kafka_message_timestamp(message, &mut kind) };
+    (timestamp >= 0).then_some(timestamp)
+}
+
+/// # Safety
+/// `data` is null, or ends with a 0 and lives as long as `'a`.
+unsafe fn text<'a>(data: *const c_char) -> Cow<'a, str> {
+    // SAFETY: as the caller promises.
+    if data.is_null() { Cow::default() } else { unsafe { CStr::from_ptr(data) }.to_string_lossy() }
 }
 
 /// A topic that a producer without opaques writes to; its holder drops it before the producer.

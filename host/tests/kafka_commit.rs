@@ -93,6 +93,7 @@ impl Job {
             late: None,
             rejects: Some(SinkSpec::Kafka { properties: properties(), topic: self.topic("rejects") }),
             data_dir: self.data(machine).to_path_buf(),
+            state_memory: kindling::limits::STATE_MEMORY_BYTES,
         }
     }
 

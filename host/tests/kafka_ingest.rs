@@ -90,7 +90,7 @@ fn spec(topic: &str) -> KafkaSourceSpec {
 }
 
 fn options(until_end: bool) -> OpenOptions {
-    OpenOptions { until_end, group: group("tests", &unique("group")), now_ms: 0 }
+    OpenOptions { until_end, group: group("tests", &unique("group")), ..OpenOptions::default() }
 }
 
 fn open(topic: &str, until_end: bool) -> KafkaSource {

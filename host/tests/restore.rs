@@ -39,6 +39,7 @@ fn spec(name: &str, dir: &Path) -> CommitSpec {
         late: None,
         rejects: None,
         data_dir: dir.to_path_buf(),
+        state_memory: kindling::limits::STATE_MEMORY_BYTES,
     }
 }
 

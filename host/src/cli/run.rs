@@ -5,7 +5,7 @@ use super::parse_set;
 use crate::config::{self, LoadOptions};
 use crate::error::{Error, Kind};
 use crate::ingest::start::StartFrom;
-use crate::limits::{GuestLimits, IDLE_AFTER, JobLimits, STATE_MEMORY_BYTES_MIN};
+use crate::limits::{GuestLimits, IDLE_AFTER, JobLimits, STATE_MEMORY_BYTES_MIN, epoch_rows};
 use crate::runtime::begin::Begin;
 use crate::runtime::core::Counts;
 use crate::runtime::job::{self, Control, End, Observer};
@@ -56,7 +56,7 @@ pub struct RunArgs {
     /// Length of an epoch: the commit unit, and so the latency.
     #[arg(long, default_value = "100ms", value_parser = crate::time::parse_duration)]
     pub epoch: Duration,
-    /// Rows that close an epoch before its time.
+    /// Rows that close an epoch before its time [default: 65536; from 128MiB of state's memory down fewer, 16384 at the least].
     #[arg(long)]
     pub epoch_rows: Option<usize>,
     /// A partition is idle, and holds the watermark back no longer, after it stood at its end this long [default: the source's idleAfter,
@@ -152,7 +152,8 @@ pub fn run(args: &RunArgs) -> Result<(), Error> {
     pipeline.state.memory = args.state_memory.or(pipeline.state.memory);
     let idle_after = args.idle_after.or(pipeline.pace.idle_after).unwrap_or(IDLE_AFTER);
     let mut limits = JobLimits { epoch_time: args.epoch, idle_after, ..JobLimits::default() };
-    limits.epoch_rows = args.epoch_rows.unwrap_or(limits.epoch_rows).max(1);
+    let rows = epoch_rows(pipeline.state.memory.unwrap_or(limits.state.memory_bytes));
+    (limits.epoch_rows, limits.close_results) = (args.epoch_rows.unwrap_or(rows).max(1), rows);
     let options = SetupOptions {
         plugins: &args.plugins,
         data_dir: &args.data_dir,

@@ -4,6 +4,7 @@ use super::ask::ask;
 use super::check::Context;
 use crate::config::spec::Pipeline;
 use crate::error::{Error, Kind};
+use crate::limits::STATE_MEMORY_BYTES;
 use crate::output::kafka::{Changelog, changelog};
 use crate::output::local::read_meta;
 use crate::output::{Change, CommitError, CommitSpec, Meta, RestoreProgress, replay, topics};
@@ -222,6 +223,7 @@ fn spec(pipeline: &Pipeline, data_dir: &Path) -> CommitSpec {
         late: pipeline.late.clone(),
         rejects: pipeline.rejects.clone(),
         data_dir: data_dir.to_path_buf(),
+        state_memory: STATE_MEMORY_BYTES,
     }
 }
 

@@ -11,6 +11,7 @@ pub mod stdin;
 
 use crate::config::spec::SourceSpec;
 use crate::element::{PartitionName, RawBatch};
+use crate::limits::STATE_MEMORY_BYTES;
 use std::time::Duration;
 
 /// What a reader saw in one poll.
@@ -122,7 +123,7 @@ pub trait Reader: Send {
 }
 
 /// What a job knows beside its source's spec.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct OpenOptions {
     /// A Kafka topic is read up to the offsets that are its end at the first call of [`Source::readers`].
     pub until_end: bool,
@@ -130,6 +131,14 @@ pub struct OpenOptions {
     pub group: String,
     /// The time now, milliseconds since 1970 UTC: where generated events start when their spec does not say.
     pub now_ms: i64,
+    /// Memory budget of the job's state, bytes: where it is small, less is read ahead.
+    pub state_memory: usize,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { until_end: false, group: String::new(), now_ms: 0, state_memory: STATE_MEMORY_BYTES }
+    }
 }
 
 /// Opens a source.

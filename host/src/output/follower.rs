@@ -8,19 +8,13 @@ use crate::output::CommitError;
 use crate::output::replay::{self, Place};
 use crate::state::bulk::Bulk;
 use crate::state::tree::Tree;
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Sender, TrySendError, bounded};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A tree this far behind is written to when its thread is free.
 const GATHER_TIME: Duration = Duration::from_secs(5);
-/// So is one that lacks this many keys: the more at once, the less the tree merges.
-const GATHER_KEYS: usize = 200_000;
-/// At this many changes the commit waits for the thread.
-const GATHER_MAX: usize = 400_000;
-
 /// What the tree is to have next, as one.
 struct Step {
     gathered: Bulk,
@@ -34,49 +28,48 @@ pub struct Follower {
     steps: Sender<Step>,
     thread: JoinHandle<Result<(), CommitError>>,
     gathered: Bulk,
-    /// Changes that make [`GATHER_KEYS`], going by how often keys changed in what was written last.
-    due_at: Arc<AtomicUsize>,
+    /// Bytes of changes that are written as one, the commit waiting for the thread where it must: the more at once, the less the tree merges.
+    bytes_max: usize,
     /// The last epoch that is gathered.
     last: Option<(Vec<u8>, Place)>,
     since: Instant,
 }
 
 impl Follower {
-    /// Follows with `tree`, which is at the end of the changelog.
+    /// Follows with `tree`, which is at the end of the changelog. At most `bytes_max` of changes are gathered while as many are written.
     ///
     /// # Errors
     /// [`CommitError::Config`] when the system has no thread for it.
-    pub fn new(tree: Tree) -> Result<Self, CommitError> {
+    pub fn new(tree: Tree, bytes_max: usize) -> Result<Self, CommitError> {
         let tree = Arc::new(tree);
-        // One step may wait while one is written.
-        let (steps, received) = bounded::<Step>(1);
-        let due_at = Arc::new(AtomicUsize::new(GATHER_KEYS));
-        let (writer, due) = (Arc::clone(&tree), Arc::clone(&due_at));
+        let (steps, received) = bounded::<Step>(0);
+        let writer = Arc::clone(&tree);
         let thread = std::thread::Builder::new()
             .name("local-tree".into())
-            .spawn(move || {
-                received.iter().try_for_each(|step| {
-                    let keys = write(&writer, &step)?.max(1);
-                    let often = step.gathered.len() / keys;
-                    due.store((GATHER_KEYS * often).min(GATHER_MAX), Ordering::Relaxed);
-                    Ok(())
-                })
-            })
+            .spawn(move || received.iter().try_for_each(|step| write(&writer, &step)))
             .map_err(|e| CommitError::Config(format!("no thread for the local tree: {e}")))?;
-        Ok(Self { tree, steps, thread, gathered: Bulk::default(), due_at, last: None, since: Instant::now() })
+        Ok(Self { tree, steps, thread, gathered: Bulk::default(), bytes_max, last: None, since: Instant::now() })
     }
 
     /// Takes in a committed epoch. False when the tree can't be written to any more: end it with [`Follower::finish`].
     pub fn follow(&mut self, changes: Bulk, stored: Vec<u8>, place: Place) -> bool {
         self.gathered.append(changes);
         self.last = Some((stored, place));
-        let due = self.gathered.len() >= self.due_at.load(Ordering::Relaxed) || self.since.elapsed() >= GATHER_TIME;
-        let must = self.gathered.len() >= GATHER_MAX;
-        // This thread is the only sender: a channel that is not full stays so until the send.
-        if must || (due && !self.steps.is_full()) {
-            return self.step().is_none_or(|step| self.steps.send(step).is_ok());
+        let must = self.gathered.bytes() >= self.bytes_max;
+        if !must && self.since.elapsed() < GATHER_TIME {
+            return true;
         }
-        true
+        let Some(step) = self.step() else { return true };
+        if must {
+            return self.steps.send(step).is_ok();
+        }
+        match self.steps.try_send(step) {
+            Err(TrySendError::Full(Step { gathered, stored, place })) => {
+                (self.gathered, self.last) = (gathered, Some((stored, place)));
+                true
+            }
+            sent => sent.is_ok(),
+        }
     }
 
     /// Writes what is gathered, and gives the tree back.
@@ -103,8 +96,7 @@ impl Follower {
     }
 }
 
-/// Gives the number of keys.
-fn write(tree: &Tree, step: &Step) -> Result<usize, CommitError> {
+fn write(tree: &Tree, step: &Step) -> Result<(), CommitError> {
     replay::write(tree, &step.gathered, Some((&step.stored, &step.place)))
 }
 
@@ -126,7 +118,7 @@ mod tests {
     #[test]
     fn the_tree_has_the_last_of_each_key_and_the_notes_of_the_last_epoch() {
         let dir = tempfile::tempdir().unwrap();
-        let mut follower = Follower::new(Tree::open(dir.path()).unwrap()).unwrap();
+        let mut follower = Follower::new(Tree::open(dir.path()).unwrap(), 4 << 20).unwrap();
         for epoch in 0..10u8 {
             let place = Place { offsets: [(0, i64::from(epoch))].into(), time: Some(1) };
             let changes = vec![change(1, Some(epoch)), change(2, (epoch % 2 == 0).then_some(epoch))];
@@ -144,7 +136,7 @@ mod tests {
     #[test]
     fn much_is_written_before_the_end_and_is_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let mut follower = Follower::new(Tree::open(dir.path()).unwrap()).unwrap();
+        let mut follower = Follower::new(Tree::open(dir.path()).unwrap(), 4 << 20).unwrap();
         let tree = Arc::clone(&follower.tree);
         let (keys, epochs) = (50_000u32, 6u8);
         for epoch in 0..epochs {

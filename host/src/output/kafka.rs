@@ -7,7 +7,7 @@ mod restore;
 
 use crate::config::spec::{SinkSpec, SourceSpec};
 use crate::element::PartitionName;
-use crate::limits::STATE_SHARDS;
+use crate::limits::{STATE_SHARDS, gather_bytes};
 use crate::messages::KeyValue;
 use crate::output::files::FileSinks;
 use crate::output::follower::Follower;
@@ -296,7 +296,7 @@ impl KafkaCommitter {
             }
             loaded => loaded?,
         };
-        self.tree = Some(Follower::new(tree)?);
+        self.tree = Some(Follower::new(tree, gather_bytes(self.spec.state_memory))?);
         self.transactions = Some(transactions);
         Ok(meta)
     }

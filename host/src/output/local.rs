@@ -89,6 +89,7 @@ mod tests {
             late: None,
             rejects: Some(SinkSpec::Discard),
             data_dir: dir.join("data"),
+            state_memory: crate::limits::STATE_MEMORY_BYTES,
         }
     }
 

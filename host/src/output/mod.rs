@@ -265,6 +265,8 @@ pub struct CommitSpec {
     pub rejects: Option<SinkSpec>,
     /// Folder of data.
     pub data_dir: PathBuf,
+    /// Memory budget of the job's state, bytes.
+    pub state_memory: usize,
 }
 
 impl CommitSpec {

@@ -8,18 +8,16 @@
 //! old epoch may also mean that the broker gave up a transaction that took too long. So every failure ends with
 //! [`Transactions::abort`], and that says what it was.
 
-use crate::messages::{KeyValue, Topic};
+use crate::messages::{Delivery, KeyValue, Queue, Told, Topic};
 use crate::output::replay::Place;
 use crate::output::{CommitError, topics};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long one step of a transaction is tried before the epoch is given up.
@@ -29,7 +27,7 @@ const ABORT_TIME: Duration = Duration::from_secs(5);
 /// Between two looks at the deliveries that are awaited.
 const PAUSE: Duration = Duration::from_micros(250);
 
-/// What delivery reports said since the transaction began.
+/// What was said of records since the transaction began.
 #[derive(Default)]
 struct Delivered {
     failed: Option<CommitError>,
@@ -45,40 +43,17 @@ pub struct Written {
     pub last: Place,
 }
 
-/// Collects delivery reports.
-struct Reports {
-    watched: String,
-    delivered: Mutex<Delivered>,
-}
-
-impl Reports {
-    fn lock(&self) -> MutexGuard<'_, Delivered> {
-        self.delivered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ClientContext for Reports {}
-
-impl ProducerContext for Reports {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let mut delivered = self.lock();
-        match result {
-            // A negative offset is librdkafka's "unknown"; taken for a position it would mean "the end".
-            Ok(message) if message.topic() == self.watched && message.offset() >= 0 => {
-                let (partition, offset) = (message.partition(), message.offset());
-                let Written { first, last } = &mut delivered.watched;
-                first.entry(partition).and_modify(|o| *o = offset.min(*o)).or_insert(offset);
-                last.offsets.entry(partition).and_modify(|o| *o = offset.max(*o)).or_insert(offset);
-                last.time = last.time.max(message.timestamp().to_millis());
-            }
-            Ok(_) => {}
-            Err((error, message)) => {
-                let what =
-                    || format!("a record of {} bytes for topic {} was not delivered", message.payload_len(), message.topic());
-                delivered.failed.get_or_insert_with(|| classify(&what(), error));
-            }
+impl Delivered {
+    fn take(&mut self, delivery: &Delivery<'_>, watched: &str) {
+        if let Some((code, bytes)) = delivery.failed {
+            let what = format!("a record of {bytes} bytes for topic {} was not delivered", delivery.topic);
+            self.failed.get_or_insert_with(|| classify(&what, &KafkaError::MessageProduction(code)));
+        }
+        if let Some((from, to)) = delivery.offsets.filter(|_| delivery.topic == watched) {
+            let (partition, Written { first, last }) = (delivery.partition, &mut self.watched);
+            first.entry(partition).and_modify(|o| *o = from.min(*o)).or_insert(from);
+            last.offsets.entry(partition).and_modify(|o| *o = to.max(*o)).or_insert(to);
+            last.time = last.time.max(delivery.time);
         }
     }
 }
@@ -87,7 +62,12 @@ impl ProducerContext for Reports {
 pub struct Transactions {
     /// Those that records were sent to. Dropped before the producer.
     topics: RefCell<BTreeMap<String, Topic>>,
-    producer: BaseProducer<Reports>,
+    /// What the producer is told; likewise.
+    told: Queue,
+    producer: BaseProducer,
+    /// The topic whose offsets are remembered.
+    watched: String,
+    delivered: RefCell<Delivered>,
 }
 
 impl Transactions {
@@ -117,10 +97,11 @@ impl Transactions {
                 config.set(name, value);
             }
         }
-        let reports = Reports { watched: watched.to_owned(), delivered: Mutex::default() };
-        let producer: BaseProducer<Reports> =
-            config.create_with_context(reports).map_err(|e| CommitError::Config(format!("producer: {e}")))?;
-        let transactions = Self { topics: RefCell::default(), producer };
+        let producer: BaseProducer = config.create().map_err(|e| CommitError::Config(format!("producer: {e}")))?;
+        let told = Queue::of_client(producer.client())
+            .ok_or_else(|| CommitError::Aborted("the producer's client has no queue of events".into()))?;
+        let (topics, delivered) = (RefCell::default(), RefCell::default());
+        let transactions = Self { topics, told, producer, watched: watched.to_owned(), delivered };
         transactions.step("init_transactions", |p| p.init_transactions(Duration::from_secs(10)))?;
         Ok(transactions)
     }
@@ -130,7 +111,7 @@ impl Transactions {
     /// # Errors
     /// [`CommitError`].
     pub fn begin(&self) -> Result<(), CommitError> {
-        *self.producer.context().lock() = Delivered::default();
+        self.delivered.take();
         self.producer.begin_transaction().map_err(|e| classify("begin", &e))
     }
 
@@ -167,13 +148,15 @@ impl Transactions {
         Ok(())
     }
 
-    /// Serves delivery reports while a long epoch is queued.
+    /// Takes what was delivered in while a long epoch is queued.
     pub fn poll(&self) {
-        self.producer.poll(Duration::ZERO);
+        self.told.take_told(|told| match told {
+            Told::Delivery(delivery) => self.delivered.borrow_mut().take(&delivery, &self.watched),
+            Told::Error(code, why) => self.producer.context().error(KafkaError::Global(code), &why),
+        });
     }
 
-    /// Serves delivery reports, or lets a moment pass where there is none. Not by a poll with a timeout: rdkafka's spins through its last
-    /// millisecond.
+    /// The same; lets a moment pass where nothing was delivered.
     fn wait(&self) {
         let before = self.producer.in_flight_count();
         self.poll();
@@ -188,20 +171,21 @@ impl Transactions {
     /// [`CommitError`]; call [`Transactions::abort`] then.
     pub fn commit(&self, offsets: Option<(&TopicPartitionList, &ConsumerGroupMetadata)>) -> Result<Written, CommitError> {
         let started = Instant::now();
-        while self.producer.in_flight_count() > 0 && self.producer.context().lock().failed.is_none() {
+        while self.producer.in_flight_count() > 0 && self.delivered.borrow().failed.is_none() {
             self.wait();
             if started.elapsed() > STEP_TIME {
                 return Err(CommitError::Aborted("records were not delivered within 60 s".into()));
             }
         }
-        if let Some(why) = self.producer.context().lock().failed.take() {
+        let failed = self.delivered.borrow_mut().failed.take();
+        if let Some(why) = failed {
             return Err(why);
         }
         if let Some((offsets, group)) = offsets {
             self.step("send_offsets_to_transaction", |p| p.send_offsets_to_transaction(offsets, group, Duration::from_secs(10)))?;
         }
         self.step("commit_transaction", |p| p.commit_transaction(Duration::from_secs(10)))?;
-        Ok(std::mem::take(&mut self.producer.context().lock().watched))
+        Ok(self.delivered.take().watched)
     }
 
     /// Aborts what is open, after `why`, and gives the failure that it really was: [`CommitError::Fenced`] where another producer has
@@ -217,7 +201,7 @@ impl Transactions {
     }
 
     /// Tries a step until it is done, fails for good, or the time is over.
-    fn step(&self, what: &str, call: impl Fn(&BaseProducer<Reports>) -> Result<(), KafkaError>) -> Result<(), CommitError> {
+    fn step(&self, what: &str, call: impl Fn(&BaseProducer) -> Result<(), KafkaError>) -> Result<(), CommitError> {
         let started = Instant::now();
         loop {
             match call(&self.producer) {

@@ -63,8 +63,16 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
     let plan = plan::build(&pipeline, &plugins).map_err(|e| Error::new(Kind::Config, e.to_string()))?;
     let plan = Arc::new(plan);
     let (team, name) = (pipeline.team.clone(), pipeline.name.clone());
-    let open =
-        OpenOptions { until_end: options.until_end, group: format!("kindling-{team}-{name}"), now_ms: crate::time::now_ms() };
+    let mut limits = options.limits.clone();
+    limits.max_drift = pipeline.pace.max_drift.or(limits.max_drift);
+    limits.state.memory_bytes = pipeline.state.memory.unwrap_or(limits.state.memory_bytes);
+    limits.state.spill = Some(options.data_dir.join(&team).join(&name).join("spill"));
+    let open = OpenOptions {
+        until_end: options.until_end,
+        group: format!("kindling-{team}-{name}"),
+        now_ms: crate::time::now_ms(),
+        state_memory: limits.state.memory_bytes,
+    };
     let source = ingest::open(&pipeline.source, &open).map_err(|e| Error::new(e.kind(), e.to_string()))?;
     let commit = CommitSpec {
         team: team.clone(),
@@ -76,6 +84,7 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
         late: pipeline.late.clone(),
         rejects: pipeline.rejects.clone(),
         data_dir: options.data_dir.to_path_buf(),
+        state_memory: limits.state.memory_bytes,
     };
     let mut committer = output::open(commit).map_err(|e| Error::new(e.kind(), e.to_string()))?;
     if plan.upserts() {
@@ -84,10 +93,6 @@ pub fn set_up(pipeline: Pipeline, options: &SetupOptions<'_>) -> Result<Setup, E
     let metrics = Arc::new(Metrics::new(&team, &name).map_err(|e| Error::new(Kind::Internal, e.to_string()))?);
     committer.watch(restoring::watch(format!("{team}/{name}"), Arc::clone(&metrics)));
     let desk = Arc::<Desk>::default();
-    let mut limits = options.limits.clone();
-    limits.max_drift = pipeline.pace.max_drift.or(limits.max_drift);
-    limits.state.memory_bytes = pipeline.state.memory.unwrap_or(limits.state.memory_bytes);
-    limits.state.spill = Some(options.data_dir.join(&team).join(&name).join("spill"));
     if plan.has_state() {
         let operators: Vec<&str> = plan.chain().map(|p| p.operator.as_str()).collect();
         metrics.state_limit(&operators, limits.state.memory_bytes);

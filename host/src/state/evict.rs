@@ -7,6 +7,7 @@
 use super::slots::InMemory;
 use super::spill::{KEY_BYTES_MAX, Spill, SpillError};
 use super::store::{PaneId, Store, allocated};
+use crate::limits::spill_cache_bytes;
 
 /// Ages: none, 1, 2 to 3, 4 to 7, ... epochs.
 const AGES: usize = 33;
@@ -46,7 +47,7 @@ impl Store {
         let target = self.limit.memory_bytes - self.limit.memory_bytes / 10;
         let disk = match &mut self.disk {
             Some(disk) => disk,
-            none => none.insert(Spill::open(path)?),
+            none => none.insert(Spill::open(path, spill_cache_bytes(self.limit.memory_bytes))?),
         };
         // Slots that are changed often are worth more memory than timers of what is far off.
         if let Some(timers) = self.timers.as_mut().filter(|t| t.memory() > self.limit.memory_bytes / 4) {

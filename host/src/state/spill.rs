@@ -17,8 +17,6 @@ use std::time::Duration;
 const CHECKSUM: usize = 4;
 /// Keys longer than this stay in memory: the store below takes keys of 64 KiB at most.
 pub const KEY_BYTES_MAX: usize = 60_000;
-/// Bytes of blocks that are kept in memory: those of indices and filters most of all.
-const CACHE_BYTES: u64 = 32 << 20;
 /// Bytes of small batches in memory before they become a file.
 const MEMORY_BYTES: u64 = 4 << 20;
 /// Bytes of journal; the store allows no less.
@@ -76,16 +74,16 @@ pub struct Spill {
 }
 
 impl Spill {
-    /// An empty one in `path`, whatever was there.
+    /// An empty one in `path`, whatever was there, that keeps so many bytes of blocks in memory.
     ///
     /// # Errors
     /// [`SpillError`].
-    pub fn open(path: &Path) -> Result<Self, SpillError> {
+    pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, SpillError> {
         Self::remove(path)?;
         std::fs::create_dir_all(path).map_err(|e| SpillError::Io { path: path.to_path_buf(), why: e.to_string() })?;
         let builder = Database::builder(path)
             .worker_threads(1)
-            .cache_size(CACHE_BYTES)
+            .cache_size(cache_bytes as u64)
             .max_journaling_size(JOURNAL_BYTES)
             .manual_journal_persist(true);
         let database = builder.open().map_err(|e| error(path, &e))?;

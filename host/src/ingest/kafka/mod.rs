@@ -32,6 +32,7 @@ pub fn group(team: &str, name: &str) -> String {
 pub struct KafkaSource {
     spec: KafkaSourceSpec,
     group: String,
+    state_memory: usize,
     partitions: Vec<PartitionName>,
     client: Arc<Client>,
     until_end: bool,
@@ -47,13 +48,14 @@ impl KafkaSource {
     /// # Errors
     /// When librdkafka refuses a property, the broker does not answer, or there is no such topic.
     pub fn open(spec: &KafkaSourceSpec, options: &OpenOptions) -> Result<Self, IngestError> {
-        let client = Client::new(&properties::config(&spec.properties, &options.group, 1)?, &spec.topic)?;
+        let client = Client::new(&properties::config(&spec.properties, &options.group, 1, options.state_memory)?, &spec.topic)?;
         let topic: Arc<str> = spec.topic.as_str().into();
         let name = |partition| PartitionName { topic: Arc::clone(&topic), partition };
         let partitions: Vec<_> = client.partitions()?.into_iter().map(name).collect();
         Ok(Self {
             spec: spec.clone(),
             group: options.group.clone(),
+            state_memory: options.state_memory,
             ends: vec![0; partitions.len()],
             partitions,
             client: Arc::new(client),
@@ -107,7 +109,7 @@ impl Source for KafkaSource {
 
     fn readers(&mut self, positions: &[i64], readers: usize) -> Result<Vec<Box<dyn Reader>>, IngestError> {
         // A client of its own each time: nothing that an earlier one fetched can come through.
-        let config = properties::config(&self.spec.properties, &self.group, self.partitions.len())?;
+        let config = properties::config(&self.spec.properties, &self.group, self.partitions.len(), self.state_memory)?;
         drop(Later::new(std::mem::replace(&mut self.client, Arc::new(Client::new(&config, &self.spec.topic)?))));
         let watermarks = self.watermarks(positions)?;
         if self.until_end && self.bounds.is_none() {

@@ -1,14 +1,14 @@
 //! The librdkafka properties of a source's consumer: the user's, Kindling's defaults, and those that a job depends on.
 
 use crate::ingest::IngestError;
-use crate::limits::{PREFETCH_BYTES, PREFETCH_PARTITION_BYTES};
+use crate::limits::{PREFETCH_BYTES, PREFETCH_PARTITION_BYTES, read_ahead};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use std::collections::BTreeMap;
 
 /// Used where the user says nothing; the names after the first are its aliases.
-const DEFAULTS: [(&[&str], &str); 7] = [
+const DEFAULTS: [(&[&str], &str); 5] = [
     // What a broker's operator sees in its log and quotas.
     (&["client.id"], "kindling"),
     (&["isolation.level"], "read_committed"),
@@ -17,10 +17,6 @@ const DEFAULTS: [(&[&str], &str); 7] = [
     (&["fetch.wait.max.ms"], "50"),
     // The default of 10 s is how long a broker that is back would go unnoticed.
     (&["reconnect.backoff.max.ms"], "1000"),
-    (&["fetch.message.max.bytes", "max.partition.fetch.bytes"], "1048576"),
-    // Records of a partition that are fetched ahead of the workers: an epoch's share, and no more, since a record waits with 400 bytes of
-    // librdkafka's own.
-    (&["queued.min.messages"], "10000"),
 ];
 
 /// What a job depends on, and what to say to a user who wants it otherwise.
@@ -31,14 +27,23 @@ const OWN: [(&str, &str, &str); 4] = [
     ("auto.offset.reset", "error", "write `startingOffsets` and `failOnDataLoss` in the pipeline's source"),
 ];
 
-/// The configuration of a consumer of `group` that reads `partitions` partitions.
+/// The configuration of a consumer of `group` that reads `partitions` partitions, of a job whose state may take so many bytes of memory.
 ///
 /// # Errors
 /// A property that is Kindling's own and has another value.
-pub(super) fn config(properties: &BTreeMap<String, String>, group: &str, partitions: usize) -> Result<ClientConfig, IngestError> {
+pub(super) fn config(
+    properties: &BTreeMap<String, String>,
+    group: &str,
+    partitions: usize,
+    state_bytes: usize,
+) -> Result<ClientConfig, IngestError> {
     let mut config = ClientConfig::new();
     config.set_log_level(RDKafkaLogLevel::Info);
-    for (names, value) in DEFAULTS {
+    let (rows, bytes) = read_ahead(state_bytes);
+    let (rows, bytes) = (rows.to_string(), bytes.to_string());
+    let sized: [(&[&str], &str); 2] =
+        [(&["fetch.message.max.bytes", "max.partition.fetch.bytes"], &bytes), (&["queued.min.messages"], &rows)];
+    for (names, value) in DEFAULTS.into_iter().chain(sized) {
         config.set(names[0], value);
         if names.iter().any(|n| properties.contains_key(*n)) {
             config.remove(names[0]);
@@ -88,10 +93,11 @@ fn is_secret(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::STATE_MEMORY_BYTES;
 
     fn with(properties: &[(&str, &str)], partitions: usize) -> Result<ClientConfig, IngestError> {
         let properties = properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        config(&properties, "g", partitions)
+        config(&properties, "g", partitions, STATE_MEMORY_BYTES)
     }
 
     #[test]
@@ -101,6 +107,8 @@ mod tests {
         assert_eq!((config.get("fetch.message.max.bytes"), config.get("max.partition.fetch.bytes")), (None, Some("7")));
         assert_eq!((config.get("fetch.queue.backoff.ms"), config.get("auto.offset.reset")), (Some("10"), Some("error")));
         assert_eq!(config.get("queued.max.messages.kbytes"), Some("8192"));
+        let small = super::config(&BTreeMap::new(), "g", 4, 64 << 20).unwrap();
+        assert_eq!((small.get("queued.min.messages"), small.get("fetch.message.max.bytes")), (Some("4096"), Some("262144")));
         assert_eq!(with(&[], 10_000).unwrap().get("queued.max.messages.kbytes"), Some("1024"));
         assert!(with(&[("enable.auto.commit", "false"), ("group.id", "g")], 1).is_ok());
         let error = with(&[("auto.offset.reset", "earliest")], 1).unwrap_err().to_string();

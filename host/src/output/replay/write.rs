@@ -32,18 +32,17 @@ pub(super) struct Step {
 
 impl Step {
     pub(super) fn write(self, tree: &Tree) -> Result<(), CommitError> {
-        write(tree, &self.bulk, self.notes.as_ref().map(|(stored, place)| (stored.as_slice(), place))).map(drop)
+        write(tree, &self.bulk, self.notes.as_ref().map(|(stored, place)| (stored.as_slice(), place)))
     }
 }
 
 /// Writes many changes to the tree, and then which of the changelog it has with them. Between both the tree is ahead of what is noted, which does
-/// no harm: what is noted is where the changelog is read from, and its values are absolute. Gives the number of keys.
+/// no harm: what is noted is where the changelog is read from, and its values are absolute.
 ///
 /// # Errors
 /// [`CommitError`] when the disk refuses.
-pub fn write(tree: &Tree, bulk: &Bulk, notes: Option<(&[u8], &Place)>) -> Result<usize, CommitError> {
+pub fn write(tree: &Tree, bulk: &Bulk, notes: Option<(&[u8], &Place)>) -> Result<(), CommitError> {
     let sorted = bulk.sorted();
-    let keys = sorted.len();
     let mut few = None;
     if bulk.len() >= INGEST_FROM && tree.can_ingest() {
         tree.ingest(sorted)?;
@@ -52,8 +51,7 @@ pub fn write(tree: &Tree, bulk: &Bulk, notes: Option<(&[u8], &Place)>) -> Result
     }
     let few = few.into_iter().flatten();
     match notes {
-        Some((stored, place)) => note(tree, few, stored, place)?,
-        None => tree.apply(few, &[], false)?,
+        Some((stored, place)) => note(tree, few, stored, place),
+        None => Ok(tree.apply(few, &[], false)?),
     }
-    Ok(keys)
 }
