@@ -79,8 +79,9 @@ fn run(case: &Case) -> Result<usize, Box<dyn Error>> {
         done += keys.len() as u64;
         let updates = updates(keys.into_iter());
         store.fetch(updates.iter().map(|u| (u.pane, u.key())))?;
-        let found = store.find_all(updates.iter().map(|u| (u.pane, store.hash(u.key()), u.key())))?;
-        let places: Vec<Option<Place>> = found.into_iter().map(|found| found.and_then(|(_, place)| place)).collect();
+        let mut places: Vec<Option<Place>> = Vec::with_capacity(updates.len());
+        let slots = updates.iter().map(|u| (u.pane, store.hash(u.key()), u.key()));
+        store.find_all(slots, |found| places.push(found.and_then(|(_, place)| place)))?;
         store.apply(
             updates.into_iter().zip(places).map(|(update, place)| update.at(place)).collect(),
             &[],

@@ -410,11 +410,13 @@ impl Slots {
         let Some(panes) = &self.stored else {
             store.fetch(self.keys.iter().map(|(pane, key)| (*pane, key.as_ref())))?;
             let slots = self.keys.iter().map(|(pane, key)| (*pane, store.hash(key), key.as_ref()));
-            store.find_all(slots)?.iter().for_each(|found| add(std::slice::from_ref(found)));
+            store.find_all(slots, |found| add(&[found]))?;
             return Ok(stored);
         };
         for ((_, key), panes) in self.keys.iter().zip(panes) {
-            add(&store.find_all(panes.iter().map(|pane| (*pane, store.hash(key), key.as_ref())))?);
+            let (hash, mut found) = (store.hash(key), Vec::with_capacity(panes.len()));
+            store.find_all(panes.iter().map(|pane| (*pane, hash, key.as_ref())), |one| found.push(one))?;
+            add(&found);
         }
         Ok(stored)
     }

@@ -60,23 +60,26 @@ impl Store {
     pub fn find(&self, pane: PaneId, hash: u64, key: &[u8]) -> Result<Found<'_>, SpillError> {
         let Some(slots) = self.panes.get(&pane) else { return Ok(None) };
         match slots.slots.find(hash, key) {
-            Some((number, slot)) => Ok(Some((slot.state(), Some(Place(number))))),
+            Some((number, slot)) => Ok(Some((slot.state(), Some(Place::Number(number))))),
             None if slots.cold == 0 => Ok(None),
             None => Ok(self.read.get(self.disk.as_ref(), pane, key)?.map(|state| (state, None))),
         }
     }
 
-    /// [`Store::find`] for many slots, each with its key's hash.
+    /// [`Store::find`] for many slots, each with its key's hash; `each` is given what is found, in their order.
     ///
     /// # Errors
     /// [`SpillError`].
-    pub fn find_all<'k>(&self, mut slots: impl Iterator<Item = (PaneId, u64, &'k [u8])>) -> Result<Vec<Found<'_>>, SpillError> {
-        let mut found = Vec::with_capacity(slots.size_hint().0);
+    pub fn find_all<'a, 'k>(
+        &'a self,
+        mut slots: impl Iterator<Item = (PaneId, u64, &'k [u8])>,
+        mut each: impl FnMut(Found<'a>),
+    ) -> Result<(), SpillError> {
         let mut some: Vec<(PaneId, u64, &[u8])> = Vec::with_capacity(AT_ONCE);
         loop {
             some.extend(slots.by_ref().take(AT_ONCE));
             if some.is_empty() {
-                return Ok(found);
+                return Ok(());
             }
             for of_pane in some.chunk_by(|a, b| a.0 == b.0) {
                 if let Some(slots) = self.panes.get(&of_pane[0].0) {
@@ -84,7 +87,7 @@ impl Store {
                 }
             }
             for (pane, hash, key) in some.drain(..) {
-                found.push(self.find(pane, hash, key)?);
+                each(self.find(pane, hash, key)?);
             }
         }
     }

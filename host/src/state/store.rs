@@ -61,9 +61,21 @@ pub struct Update {
     place: Option<Place>,
 }
 
-/// Where a slot is in memory, from [`Store::find`] to [`Update::at`]: it need not be looked for again. Where it is out of date, it is.
+/// Where a slot is, from [`Store::find`] to [`Update::at`]: it need not be looked for again. Where it is out of date, it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place(pub(super) u32);
+pub enum Place {
+    /// In memory, under this number.
+    Number(u32),
+    /// Not there: under its key's hash, as far as the table takes it.
+    Hash(u32),
+}
+
+impl Place {
+    /// That of a slot which is not in memory, by its key's hash ([`Store::hash`]).
+    pub fn of_hash(hash: u64) -> Self {
+        Self::Hash(hash as u32)
+    }
+}
 
 impl Update {
     /// Of a slot's encoded key and partial state.
@@ -407,7 +419,8 @@ impl Store {
         for of_pane in updates.chunk_by(|a, b| a.pane == b.pane) {
             let Some(Pane { slots, .. }) = self.panes.get(&of_pane[0].pane) else { continue };
             touch(of_pane.iter().map(|update| match update.place {
-                Some(Place(number)) => slots.at(number)?.touch(),
+                Some(Place::Number(number)) => slots.at(number)?.touch(),
+                Some(Place::Hash(hash)) => slots.touch(hash.into()),
                 None => slots.touch(self.hash(update.key())),
             }));
         }
@@ -423,13 +436,14 @@ impl Store {
         let (pane, key) = (update.pane, update.key());
         let before = slots.slots.memory();
         self.bytes += update.bytes.len();
-        let is_it = |Place(number): &Place| slots.slots.at(*number).is_some_and(|slot| slot.key() == key);
-        let found = update.place.filter(is_it).map(|Place(number)| number);
-        let mut hash = 0;
-        let found = found.or_else(|| {
-            hash = hash_of(hasher, key);
-            slots.slots.find(hash, key).map(|(number, _)| number)
-        });
+        let is_it = |number: u32| slots.slots.at(number).is_some_and(|slot| slot.key() == key);
+        let (hash, found) = match update.place {
+            Some(Place::Number(number)) if is_it(number) => (0, Some(number)),
+            place => {
+                let hash = if let Some(Place::Hash(hash)) = place { hash.into() } else { hash_of(hasher, key) };
+                (hash, slots.slots.find(hash, key).map(|(number, _)| number))
+            }
+        };
         match found {
             Some(number) => {
                 self.bytes -= slots.slots.at(number).map_or(0, InMemory::len);

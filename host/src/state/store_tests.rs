@@ -102,9 +102,10 @@ fn epoch(random: &mut Random, store: &mut Store, plain: &mut Plain) {
     fetched.dedup();
     for (pane, key) in fetched {
         // Where it was found, where another slot is, where none is.
-        let place = match random.below(3) {
+        let place = match random.below(4) {
             0 => store.find(pane, store.hash(&key), &key).unwrap().and_then(|(_, place)| place),
-            1 => Some(Place(random.below(30) as u32)),
+            1 => Some(Place::Number(random.below(30) as u32)),
+            2 => Some(Place::of_hash(store.hash(&key))),
             _ => None,
         };
         updates.push(Update::new(pane, &key, &vec![b'x'; random.below(20) as usize]).at(place));

@@ -89,8 +89,8 @@ impl ProcessCloser {
         let (table, waiting) = self.table(closing)?;
         let woken = self.woken(closing)?;
         let mut groups = self.groups(closing, &table, woken.into_iter())?;
-        let places = groups.stored(closing.store)?;
-        let stored: Vec<Option<&[u8]>> = places.iter().map(|found| found.map(|(state, _)| state)).collect();
+        let found = groups.stored(closing.store)?;
+        let stored: Vec<Option<&[u8]>> = found.states().collect();
         let mut rejected = Vec::new();
         let (mut out, after) = loop {
             let (columns, current) = self.current(&stored)?;
@@ -110,8 +110,7 @@ impl ProcessCloser {
         let set = |i: usize, bytes: &[u8]| {
             let key = after.keys[i];
             if stored[key] != Some(bytes) {
-                let place = places[key].and_then(|(_, place)| place);
-                out.closed.updates.push(Update::new(LIVE, groups.key(key), bytes).at(place));
+                out.closed.updates.push(Update::new(LIVE, groups.key(key), bytes).at(Some(found.places[key])));
             }
         };
         encode(&self.states, &after.kept, after.states, set).map_err(external)?;

@@ -10,7 +10,7 @@ use crate::operator::columns::{row_numbers, row_text};
 use crate::operator::epoch::{RejectedRow, RowError};
 use crate::operator::merge::{external, external_store};
 use crate::state::codec::CodecError;
-use crate::state::store::{Found, PaneId, Slot, Store, Update};
+use crate::state::store::{Found, PaneId, Place, Slot, Store, Update};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
@@ -84,10 +84,19 @@ impl Groups {
     }
 
     /// What is stored of each key, and where.
-    pub fn stored<'a>(&self, store: &'a Store) -> Result<Vec<Found<'a>>> {
+    pub fn stored(&self, store: &Store) -> Result<Stored> {
         let keys = (0..self.len()).map(|number| self.key(number));
         store.fetch(keys.clone().map(|key| (LIVE, key))).map_err(external_store)?;
-        store.find_all(keys.zip(&self.hashes).map(|(key, hash)| (LIVE, *hash, key))).map_err(external_store)
+        let mut stored =
+            Stored { states: Vec::new(), ends: Vec::with_capacity(self.len()), places: Vec::with_capacity(self.len()) };
+        let each = |found: Found<'_>| {
+            let (state, place) = found.unwrap_or_default();
+            stored.states.extend_from_slice(state);
+            stored.ends.push(found.map(|_| stored.states.len()));
+            stored.places.push(place.unwrap_or_else(|| Place::of_hash(self.hashes[stored.places.len()])));
+        };
+        store.find_all(keys.zip(&self.hashes).map(|(key, hash)| (LIVE, *hash, key)), each).map_err(external_store)?;
+        Ok(stored)
     }
 
     /// The rows of a key.
@@ -104,6 +113,24 @@ impl Groups {
             ends.push(order.len());
         }
         Self { keys: self.keys.clone(), key_ends: self.key_ends.clone(), hashes: self.hashes.clone(), order, ends }
+    }
+}
+
+/// What is stored of keys. A copy: the table lies all over memory, and this is gone over more than once.
+pub(super) struct Stored {
+    /// One behind the other.
+    states: Vec<u8>,
+    /// Where that of each key ends; none where nothing is stored of it.
+    ends: Vec<Option<usize>>,
+    /// Where each is set.
+    pub places: Vec<Place>,
+}
+
+impl Stored {
+    /// The state of each key.
+    pub fn states(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        let mut start = 0;
+        self.ends.iter().map(move |end| end.map(|end| &self.states[std::mem::replace(&mut start, end)..end]))
     }
 }
 
