@@ -56,7 +56,7 @@ pub struct RunArgs {
     /// Length of an epoch: the commit unit, and so the latency.
     #[arg(long, default_value = "100ms", value_parser = crate::time::parse_duration)]
     pub epoch: Duration,
-    /// Rows that close an epoch before its time [default: 65536; from 128MiB of state's memory down fewer, 16384 at the least].
+    /// Rows that close an epoch before its time [default: 65536; fewer with less than 256MiB of state's memory, 16384 at the least].
     #[arg(long)]
     pub epoch_rows: Option<usize>,
     /// A partition is idle, and holds the watermark back no longer, after it stood at its end this long [default: the source's idleAfter,
