@@ -94,8 +94,7 @@ impl Message {
             }
             let (mut name, mut value, mut size): (*const c_char, *const c_void, usize) = (ptr::null(), ptr::null(), 0);
             while sys::rd_kafka_header_get_all(headers, found.len(), &mut name, &mut value, &mut size) == ok {
-                let text = CStr::from_ptr(name).to_string_lossy().into_owned();
-                found.push((text, slice(value, size).map(<[u8]>::to_vec)));
+                found.push((text(name).into_owned(), slice(value, size).map(<[u8]>::to_vec)));
             }
         }
         found

@@ -18,3 +18,4 @@ pub mod spill;
 pub mod store;
 pub mod timers;
 pub mod tree;
+mod update;

@@ -15,6 +15,7 @@ pub use crate::state::read::{Found, Part};
 use crate::state::slots::{InMemory, Slots};
 use crate::state::spill::{Spill, SpillError};
 use crate::state::timers::{FirstTimer, Timers};
+pub use crate::state::update::{Place, Update};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -49,57 +50,6 @@ pub type Slot = (PaneId, Box<[u8]>);
 
 /// Key and state.
 pub type Pair<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
-
-/// One slot's new value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Update {
-    /// Pane.
-    pub pane: PaneId,
-    /// Encoded key, then encoded partial state: as a slot keeps them.
-    bytes: Box<[u8]>,
-    key: u32,
-    place: Option<Place>,
-}
-
-/// Where a slot is, from [`Store::find`] to [`Update::at`]: it need not be looked for again. Where it is out of date, it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// In memory, under this number.
-    Number(u32),
-    /// Not there: under its key's hash, as far as the table takes it.
-    Hash(u32),
-}
-
-impl Place {
-    /// That of a slot which is not in memory, by its key's hash ([`Store::hash`]).
-    pub fn of_hash(hash: u64) -> Self {
-        Self::Hash(hash as u32)
-    }
-}
-
-impl Update {
-    /// Of a slot's encoded key and partial state.
-    pub fn new(pane: PaneId, key: &[u8], state: &[u8]) -> Self {
-        // No record of Kafka has 2 GiB.
-        Self { pane, bytes: [key, state].concat().into(), key: key.len() as u32, place: None }
-    }
-
-    /// The same, of a slot that was found there.
-    #[must_use]
-    pub fn at(self, place: Option<Place>) -> Self {
-        Self { place, ..self }
-    }
-
-    /// Encoded key.
-    pub fn key(&self) -> &[u8] {
-        &self.bytes[..self.key as usize]
-    }
-
-    /// Encoded partial state.
-    pub fn state(&self) -> &[u8] {
-        &self.bytes[self.key as usize..]
-    }
-}
 
 /// Why an entry could not be taken in.
 #[derive(Debug, thiserror::Error)]

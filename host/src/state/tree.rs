@@ -54,10 +54,15 @@ impl Format {
     /// Adds what stands for `value` under `key`.
     fn seal(self, key: &[u8], value: &[u8], sealed: &mut Vec<u8>) {
         sealed.extend_from_slice(value);
+        sealed.extend(self.sum(key, value).into_iter().flatten());
+    }
+
+    /// The checksum behind a value.
+    fn sum(self, key: &[u8], value: &[u8]) -> Option<[u8; CHECKSUM]> {
         match self {
-            Self::One => {}
-            Self::Two | Self::Three => sealed.extend_from_slice(&checksum_3(key, value)),
-            Self::Four => sealed.extend_from_slice(&checksum(key, value)),
+            Self::One => None,
+            Self::Two | Self::Three => Some(checksum_3(key, value)),
+            Self::Four => Some(checksum(key, value)),
         }
     }
 
@@ -67,10 +72,10 @@ impl Format {
             return Some(stored);
         }
         let (value, sum) = stored.split_last_chunk::<CHECKSUM>()?;
-        let own = if self == Self::Four { checksum(key, value) } else { checksum_3(key, value) };
-        (*sum == own).then_some(value)
+        (self.sum(key, value) == Some(*sum)).then_some(value)
     }
 }
+
 /// Where the state has the number of the last batch: no shard has this number.
 const BATCH_KEY: [u8; 2] = [0xff; 2];
 /// The note that has it.
