@@ -8,9 +8,9 @@
 
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
-use datafusion::physical_expr::aggregate::AggregateExprBuilder;
-use datafusion::physical_expr::expressions::col;
+use datafusion_expr::{ColumnarValue, ScalarFunctionArgs};
+use datafusion_physical_expr::aggregate::AggregateExprBuilder;
+use datafusion_physical_expr::expressions::col;
 use kindling::limits::GuestLimits;
 use kindling::plugin::{Argument, GuestEngine, Plugin, PluginSet};
 use std::hint::black_box;

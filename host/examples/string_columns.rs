@@ -9,8 +9,8 @@ use arrow::array::{Array, ArrayRef, StringArray, StringBuilder, StringDictionary
 use arrow::compute::cast;
 use arrow::compute::kernels::cmp::eq;
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
-use datafusion::physical_plan::aggregates::group_values::new_group_values;
-use datafusion::physical_plan::aggregates::order::GroupOrdering;
+use datafusion_physical_plan::aggregates::group_values::new_group_values;
+use datafusion_physical_plan::aggregates::order::GroupOrdering;
 use std::hint::black_box;
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use crate::state::store::split;
 use crate::time::write_rfc3339;
 use arrow::array::RecordBatch;
 use clap::{Args, Subcommand, ValueEnum};
-use datafusion::error::DataFusionError;
+use datafusion_common::DataFusionError;
 use serde_json::Value;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;

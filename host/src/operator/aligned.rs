@@ -11,7 +11,7 @@ use crate::operator::results::{RESULT_ROWS, WindowRow};
 use crate::operator::view::{Merged, View};
 use crate::state::store::{PaneId, Update};
 use ahash::RandomState;
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Windows of more panes than this are merged from blocks of panes.

@@ -14,7 +14,7 @@ use crate::operator::FaultPolicy;
 use crate::operator::view::{Source, View, of_sorted};
 use crate::state::store::{PaneId, allocated};
 use ahash::RandomState;
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 

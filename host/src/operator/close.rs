@@ -24,7 +24,7 @@ use ahash::RandomState;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::{Schema, TimestampMillisecondType};
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use crate::limits::ROW_COLUMN;
 use arrow::array::{Array, AsArray, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::UInt32Type;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::sync::Arc;
 
 /// The batch with `time` as the event time of all rows.

@@ -12,7 +12,7 @@ use crate::state::codec::CodecError;
 use crate::state::store::{PaneId, Slot, Store, Update};
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMillisecondType;
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Key, partition, number within it, and which row of which partial it is.

@@ -8,7 +8,7 @@ use crate::plugin::{GuestError, guest_error};
 use crate::state::store::PaneId;
 use ahash::RandomState;
 use arrow::array::RecordBatch;
-use datafusion::error::DataFusionError;
+use datafusion_common::DataFusionError;
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -18,7 +18,7 @@ use crate::state::store::{PaneId, Store, Update};
 use ahash::RandomState;
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMillisecondType;
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// What [`Emission`](crate::operator::emission::Emission) knows a changed key by.

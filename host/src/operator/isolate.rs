@@ -1,7 +1,7 @@
 //! Finding what is at fault in a call that failed, by bisection, within a budget.
 
 use crate::plugin::GuestError;
-use datafusion::error::{DataFusionError, Result};
+use datafusion_common::{DataFusionError, Result};
 use std::ops::Range;
 
 /// Calls that an epoch may spend on finding rows at fault. A time-out counts for [`TIMEOUT_COST`] calls, since each takes the
@@ -84,7 +84,7 @@ pub fn isolate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datafusion::common::exec_datafusion_err;
+    use datafusion_common::exec_datafusion_err;
 
     fn run(count: usize, bad: &[usize], budget: usize) -> (Vec<Range<usize>>, usize) {
         let mut calls = 0;

@@ -6,8 +6,8 @@ use crate::state::codec::{CodecError, RowCodec};
 use crate::state::spill::SpillError;
 use arrow::array::ArrayRef;
 use arrow::datatypes::Schema;
-use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion_common::{DataFusionError, Result};
+use datafusion_expr::{EmitTo, GroupsAccumulator};
 
 /// As DataFusion carries it.
 pub fn external(error: CodecError) -> DataFusionError {

@@ -26,7 +26,7 @@ mod view;
 pub mod watermark;
 pub mod window_lateness;
 
-use datafusion::error::DataFusionError;
+use datafusion_common::DataFusionError;
 
 /// What to do with an error in a user's expression or a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

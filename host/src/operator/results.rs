@@ -10,7 +10,7 @@ use arrow::array::{
     Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, TimestampMillisecondArray, new_null_array,
 };
 use arrow::compute::cast;
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::sync::Arc;
 
 /// Keys of one batch of results.

@@ -15,7 +15,7 @@ use crate::operator::view::View;
 use crate::state::codec::CodecError;
 use crate::state::store::{PaneId, Update};
 use ahash::RandomState;
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Bytes of an encoded timestamp: a tag and 64 bits.

@@ -8,7 +8,7 @@ use crate::plan::{FlatMapStep, Step};
 use crate::plugin::{FailureKind, guest_error};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
 use arrow::compute::{cast, filter_record_batch, take};
-use datafusion::error::{DataFusionError, Result};
+use datafusion_common::{DataFusionError, Result};
 use std::sync::Arc;
 
 /// Runs `steps` over `batch`, in parts where a flat map makes too many rows of it at once.
@@ -71,7 +71,7 @@ pub fn apply(steps: &[Step], batch: &RecordBatch) -> Result<RecordBatch> {
     Ok(batch)
 }
 
-fn filter(predicate: &dyn datafusion::physical_expr::PhysicalExpr, batch: &RecordBatch) -> Result<RecordBatch> {
+fn filter(predicate: &dyn datafusion_physical_expr::PhysicalExpr, batch: &RecordBatch) -> Result<RecordBatch> {
     let keep = predicate.evaluate(batch)?.into_array(batch.num_rows())?;
     let keep = keep.as_boolean_opt().ok_or_else(|| DataFusionError::Internal(format!("a filter gave {}", keep.data_type())))?;
     if keep.null_count() == 0 && keep.true_count() == keep.len() {

@@ -23,7 +23,7 @@ use ahash::RandomState;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Schema, TimestampMillisecondType};
-use datafusion::error::{DataFusionError, Result};
+use datafusion_common::{DataFusionError, Result};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;

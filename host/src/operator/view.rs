@@ -4,7 +4,7 @@ use crate::operator::merge::external_store;
 use crate::state::spill::SpillError;
 use crate::state::store::{Pair, PaneId, Store, Update};
 use ahash::RandomState;
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};

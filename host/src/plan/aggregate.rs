@@ -9,14 +9,14 @@ use crate::limits::ROW_COLUMN;
 use crate::plugin::FunctionKind;
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use datafusion::common::ScalarValue;
-use datafusion::error::Result;
-use datafusion::functions_aggregate::min_max::{max_udaf, min_udaf};
-use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
-use datafusion::logical_expr::{AggregateUDF, Expr, cast, lit};
-use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
-use datafusion::physical_expr::expressions::{Column, Literal};
-use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion_common::Result;
+use datafusion_common::ScalarValue;
+use datafusion_expr::type_coercion::functions::fields_with_udf;
+use datafusion_expr::{AggregateUDF, Expr, cast, lit};
+use datafusion_functions_aggregate::min_max::{max_udaf, min_udaf};
+use datafusion_physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
+use datafusion_physical_expr::expressions::{Column, Literal};
+use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -315,13 +315,13 @@ fn order(
 /// The aggregate of a name.
 fn aggregate(planner: &mut Planner<'_>, reducer: &Placed<String>) -> Option<Arc<AggregateUDF>> {
     let name = &reducer.value;
-    let known = planner.state.aggregate_functions();
+    let known = planner.session.aggregate();
     if let Some(udf) = known.get(name).or_else(|| known.get(&name.to_lowercase())) {
         let udf = Arc::clone(udf);
         planner.note_guest(udf.name(), |kind| kind == FunctionKind::Aggregate);
         return Some(udf);
     }
-    if planner.state.scalar_functions().contains_key(name) {
+    if planner.session.scalar().contains_key(name) {
         let what = match planner.functions.guest(name) {
             Some((FunctionKind::Filter, _)) => "a filter",
             _ => "a scalar function",

@@ -7,7 +7,7 @@ use super::stage::{Stage, StageColumn};
 use crate::config::spec::{Emit, Operation, Order, OutputMode, Placed, WindowAggregateSpec, WindowKind};
 use crate::limits::ROW_COLUMN;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use crate::limits::{ROW_COLUMN, STATE_SHARDS};
 use crate::plugin::GuestUse;
 use crate::time::format_duration;
 use arrow::datatypes::Schema;
-use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
+use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use serde::Serialize;
 use std::fmt::{Result as FmtResult, Write};
 use std::sync::Arc;

@@ -4,27 +4,24 @@
 //! aggregates, no subqueries.
 
 use super::functions::Functions;
+use super::session::Session;
 use crate::config::fault::{Fault, suggest};
 use crate::config::spec::{Constant, Place, Placed};
 use crate::limits::HIDDEN_PREFIX;
 use crate::plugin::{FunctionKind, GuestUse};
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, ScalarValue};
-use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, Volatility};
-use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::sql::sqlparser::ast::{self, ObjectNamePart, visit_expressions};
+use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion_common::{DFSchema, ScalarValue};
+use datafusion_common::{DataFusionError, Result};
+use datafusion_expr::{Expr, Volatility};
+use datafusion_sql::sqlparser::ast::{self, ObjectNamePart, visit_expressions};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 /// Finds functions, types expressions, and gathers what is wrong and which guests are used.
 pub(super) struct Planner<'a> {
     /// Functions and settings.
-    pub state: SessionState,
+    pub session: Session,
     /// Plugins.
     pub functions: &'a dyn Functions,
     /// What is wrong so far.
@@ -89,8 +86,7 @@ impl Planner<'_> {
 
     /// The expression of a SQL text over the columns of `schema`.
     pub fn sql(&mut self, text: &Placed<String>, schema: &DFSchema) -> Option<Typed> {
-        let dialect = self.state.config_options().sql_parser.dialect;
-        let parsed = match self.state.sql_to_expr(&text.value, &dialect) {
+        let parsed = match self.session.parse(&text.value) {
             Ok(parsed) => parsed,
             Err(e) => {
                 self.fault(text.place, format!("`{}` is not a SQL expression: {}", text.value, reason(&e)));
@@ -102,8 +98,7 @@ impl Planner<'_> {
         if self.faults.len() > known {
             return None;
         }
-        let aliased = ast::ExprWithAlias { expr: parsed, alias: None };
-        match self.state.create_logical_expr_from_sql_expr(aliased, schema) {
+        match self.session.expression(parsed, schema) {
             Ok(expr) => self.typed(expr, &text.value, text.place, schema),
             Err(e) => {
                 self.fault(text.place, format!("`{}`: {}", text.value, reason(&e)));
@@ -145,11 +140,8 @@ impl Planner<'_> {
 
     /// The type of an expression that can be coerced, whose constants can be folded, and that can be evaluated.
     fn data_type(&self, expr: &Expr, schema: &DFSchema) -> Result<DataType> {
-        let options = Arc::clone(self.state.config_options());
-        let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).with_config_options(options).build();
-        let simplifier = ExprSimplifier::new(context);
-        let simplified = simplifier.simplify(simplifier.coerce(expr.clone(), schema)?)?;
-        self.state.create_physical_expr(simplified, schema)?.data_type(schema.as_arrow())
+        let simplified = self.session.simplify(expr.clone(), schema)?;
+        self.session.physical(simplified, schema)?.data_type(schema.as_arrow())
     }
 
     /// Notes that a guest is used.
@@ -178,10 +170,11 @@ impl Planner<'_> {
 
     /// Faults all names in an expression that are neither column nor function, where DataFusion would say the first only.
     fn check_names(&mut self, parsed: &ast::Expr, place: Place, schema: &DFSchema) {
-        let (mut columns, mut functions, mut has_lambda) = (Vec::new(), Vec::new(), false);
+        let (mut columns, mut functions, mut has_lambda, mut has_over) = (Vec::new(), Vec::new(), false, false);
         let _: ControlFlow<()> = visit_expressions(parsed, |e| {
             match e {
                 ast::Expr::Identifier(id) => columns.push(id.value.clone()),
+                ast::Expr::Function(f) if f.over.is_some() => has_over = true,
                 ast::Expr::Function(f) if f.name.0.len() == 1 => functions.extend(f.name.0.first().and_then(function_name)),
                 ast::Expr::Lambda(_) => has_lambda = true,
                 _ => {}
@@ -195,13 +188,15 @@ impl Planner<'_> {
         for column in columns {
             self.unknown_column(place, &column, schema);
         }
+        if has_over {
+            self.fault(place, OVER);
+        }
         for name in functions {
-            let (scalar, aggregate) = (self.state.scalar_functions(), self.state.aggregate_functions());
-            if scalar.contains_key(&name) || self.state.higher_order_functions().contains_key(&name) || PLANNED.contains(&&*name)
-            {
+            let scalar = self.session.scalar();
+            if scalar.contains_key(&name) || self.session.higher_order().contains_key(&name) || PLANNED.contains(&&*name) {
                 continue;
             }
-            if aggregate.contains_key(&name) || self.state.window_functions().contains_key(&name) {
+            if self.session.aggregate().contains_key(&name) {
                 self.fault(
                     place,
                     format!("`{name}` is an aggregate: it stands as a reducer in window_aggregate, not in an expression"),
@@ -219,6 +214,8 @@ impl Planner<'_> {
     }
 }
 
+/// What is said of `f(x) OVER (...)`.
+const OVER: &str = "window functions (OVER) can't be used; window_aggregate makes windows";
 /// Functions that DataFusion's planner knows without a registry.
 const PLANNED: [&str; 2] = ["map", "make_map"];
 
@@ -241,7 +238,7 @@ fn impure(expr: &Expr) -> Option<String> {
             Expr::AggregateFunction(f) => {
                 Some(format!("`{}` is an aggregate: it stands as a reducer in window_aggregate", f.func.name()))
             }
-            Expr::WindowFunction(_) => Some("window functions (OVER) can't be used; window_aggregate makes windows".to_owned()),
+            Expr::WindowFunction(_) => Some(OVER.to_owned()),
             Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) => {
                 Some("an expression can't hold a query".to_owned())
             }

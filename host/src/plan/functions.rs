@@ -1,10 +1,7 @@
 //! The functions that a pipeline may call: DataFusion's and those of plugins, in one registry.
 
 use crate::plugin::{FunctionKind, GuestFlatMap, GuestUse, Plugin, PluginSet};
-use datafusion::execution::SessionStateBuilder;
-use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
-use datafusion::prelude::SessionConfig;
+use datafusion_expr::{AggregateUDF, ScalarUDF};
 use std::sync::Arc;
 
 /// Digits of a plugin's hash that are shown.
@@ -60,16 +57,4 @@ impl Functions for PluginSet {
     fn function_names(&self) -> Vec<String> {
         PluginSet::function_names(self)
     }
-}
-
-/// A registry of all functions, and how SQL is read: names of columns as they are written, text as Utf8.
-pub(super) fn session(functions: &dyn Functions) -> SessionState {
-    let mut config = SessionConfig::new();
-    let options = config.options_mut();
-    options.sql_parser.enable_ident_normalization = false;
-    options.sql_parser.map_string_types_to_utf8view = false;
-    let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
-    builder.scalar_functions().get_or_insert_default().extend(functions.scalar_udfs());
-    builder.aggregate_functions().get_or_insert_default().extend(functions.aggregate_udfs());
-    builder.build()
 }

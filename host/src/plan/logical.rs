@@ -3,10 +3,11 @@
 use super::aggregate::{self, VERSIONS};
 use super::chain::{self, Before};
 use super::expression::Planner;
-use super::functions::{Functions, session};
+use super::functions::Functions;
 use super::lower::{Lowered, lower};
 use super::prefilter::prefilter;
 use super::process;
+use super::session::Session;
 use super::stage::{Stage, StageColumn, check_name};
 use super::{DecodeField, FieldSource, Next, Plan, ResultBound, Step, WindowPlan, timestamp_type};
 use crate::config::fault::{ConfigErrors, Fault};
@@ -14,9 +15,9 @@ use crate::config::spec::{Operation, OutputMode, ParseSpec, Pipeline, Place, Pla
 use crate::limits::ROW_COLUMN;
 use crate::plugin::{GuestUse, PluginSet};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::ScalarValue;
-use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::Expr;
+use datafusion_common::ScalarValue;
+use datafusion_common::{DataFusionError, Result};
+use datafusion_expr::Expr;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -32,7 +33,7 @@ pub fn build(pipeline: &Pipeline, plugins: &PluginSet) -> Result<Plan, ConfigErr
 }
 
 pub(super) fn build_with(pipeline: &Pipeline, functions: &dyn Functions) -> Result<Plan, ConfigErrors> {
-    let mut planner = Planner { state: session(functions), functions, faults: Vec::new(), guests: BTreeSet::new() };
+    let mut planner = Planner { session: Session::new(functions), functions, faults: Vec::new(), guests: BTreeSet::new() };
     let planned = plan(&mut planner, pipeline);
     let mut faults = planner.faults;
     match planned {
@@ -155,7 +156,7 @@ fn stateless(planner: &mut Planner<'_>, input: Input<'_>, mut stage: Stage) -> R
     extra.push(stage.column(ROW_COLUMN)?);
     stage.finish(extra)?;
     fail_if_faulty(planner)?;
-    let lowered = lower(&planner.state, stage.plan)?;
+    let lowered = lower(&planner.session, stage.plan)?;
     let visible: Vec<_> = lowered.output.fields().iter().filter(|f| f.name() != ROW_COLUMN).cloned().collect();
     let decode = decoded_fields(input.fields, &lowered);
     Ok(Plan {
@@ -195,7 +196,7 @@ fn aggregated(
         }
     }
     let Behind { post, output, next } = behind(planner, input, Before::Window(spec), &window.result, after)?;
-    let pre = lower(&planner.state, stage.plan)?;
+    let pre = lower(&planner.session, stage.plan)?;
     let guests = guests(planner);
     window.plugin_versions = with_versions.then(|| versions(&guests));
     window.decoded_event_time = decoded_time(origin, &pre);
@@ -243,7 +244,7 @@ fn processed(
         behind(planner, input, Before::Process, &result, after)?
     };
     fail_if_faulty(planner)?;
-    let pre = lower(&planner.state, stage.plan)?;
+    let pre = lower(&planner.session, stage.plan)?;
     let guests = guests(planner);
     process.plugin_versions = with_versions.then(|| versions(&guests));
     process.decoded_event_time = decoded_time(origin, &pre);
@@ -371,13 +372,13 @@ fn decoded_time(origin: Option<String>, pre: &Lowered) -> Option<usize> {
 
 /// The steps over results, which come with all their columns, so a scan of some of them is a projection.
 fn lower_results(planner: &Planner<'_>, results: Stage, result: &SchemaRef) -> Result<Lowered> {
-    let mut lowered = lower(&planner.state, results.plan)?;
+    let mut lowered = lower(&planner.session, results.plan)?;
     if lowered.scanned.len() == result.fields().len() {
         return Ok(lowered);
     }
     let columns = lowered.scanned.iter().map(|i| {
-        let column = datafusion::physical_expr::expressions::Column::new(result.field(*i).name(), *i);
-        Arc::new(column) as Arc<dyn datafusion::physical_expr::PhysicalExpr>
+        let column = datafusion_physical_expr::expressions::Column::new(result.field(*i).name(), *i);
+        Arc::new(column) as Arc<dyn datafusion_physical_expr::PhysicalExpr>
     });
     lowered.steps.insert(0, Step::Project(columns.collect(), Arc::clone(&lowered.input)));
     Ok(lowered)

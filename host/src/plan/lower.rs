@@ -6,15 +6,11 @@
 
 use super::Step;
 use super::flatmap::{self, FlatMapNode};
+use super::session::Session;
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::common::{Column, DFSchema, ScalarValue, internal_err};
-use datafusion::error::Result;
-use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::{Expr, LogicalPlan};
-use datafusion::optimizer::Optimizer;
-use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
-use datafusion::optimizer::optimize_projections::OptimizeProjections;
-use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion_common::Result;
+use datafusion_common::{Column, DFSchema, ScalarValue, internal_err};
+use datafusion_expr::{Expr, LogicalPlan};
 use std::sync::Arc;
 
 /// A plan's steps.
@@ -33,20 +29,14 @@ pub(super) struct Lowered {
 ///
 /// # Errors
 /// DataFusion's; none is known for a plan whose expressions were typed before.
-pub(super) fn lower(state: &SessionState, plan: LogicalPlan) -> Result<Lowered> {
-    let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
-    let optimizer = Optimizer::with_rules(vec![
-        Arc::new(SimplifyExpressions::new()),
-        Arc::new(CommonSubexprEliminate::new()),
-        Arc::new(OptimizeProjections::new()),
-    ]);
-    let plan = optimizer.optimize(plan, state, |_, _| {})?;
-    let mut lowered = walk(state, &plan)?;
+pub(super) fn lower(session: &Session, plan: LogicalPlan) -> Result<Lowered> {
+    let plan = session.optimize(plan)?;
+    let mut lowered = walk(session, &plan)?;
     flatmap::narrow(&mut lowered.steps);
     Ok(lowered)
 }
 
-fn walk(state: &SessionState, plan: &LogicalPlan) -> Result<Lowered> {
+fn walk(session: &Session, plan: &LogicalPlan) -> Result<Lowered> {
     match plan {
         LogicalPlan::TableScan(scan) => {
             let all = (0..scan.source.schema().fields().len()).collect();
@@ -55,19 +45,18 @@ fn walk(state: &SessionState, plan: &LogicalPlan) -> Result<Lowered> {
             Ok(Lowered { scanned, output: Arc::clone(&input), input, steps: Vec::new() })
         }
         LogicalPlan::Filter(filter) => {
-            let mut lowered = walk(state, &filter.input)?;
+            let mut lowered = walk(session, &filter.input)?;
             if filter.predicate != Expr::Literal(ScalarValue::Boolean(Some(true)), None) {
-                let predicate = state.create_physical_expr(filter.predicate.clone(), filter.input.schema())?;
+                let predicate = session.physical(filter.predicate.clone(), filter.input.schema())?;
                 lowered.steps.push(Step::Filter(predicate));
             }
             Ok(lowered)
         }
         LogicalPlan::Projection(projection) => {
-            let mut lowered = walk(state, &projection.input)?;
+            let mut lowered = walk(session, &projection.input)?;
             let input = projection.input.schema();
             if !is_identity(&projection.expr, input, &projection.schema) {
-                let columns =
-                    projection.expr.iter().map(|e| state.create_physical_expr(e.clone(), input)).collect::<Result<_>>()?;
+                let columns = projection.expr.iter().map(|e| session.physical(e.clone(), input)).collect::<Result<_>>()?;
                 lowered.output = arrow_schema(&projection.schema);
                 lowered.steps.push(Step::Project(columns, Arc::clone(&lowered.output)));
             }
@@ -76,16 +65,15 @@ fn walk(state: &SessionState, plan: &LogicalPlan) -> Result<Lowered> {
         LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<FlatMapNode>() {
             None => internal_err!("{} in a chain of filters and projections", extension.node.name()),
             Some(node) => {
-                let mut lowered = walk(state, node.input())?;
+                let mut lowered = walk(session, node.input())?;
                 let input = node.input().schema();
-                let arguments =
-                    node.arguments.iter().map(|e| state.create_physical_expr(e.clone(), input)).collect::<Result<_>>()?;
+                let arguments = node.arguments.iter().map(|e| session.physical(e.clone(), input)).collect::<Result<_>>()?;
                 lowered.output = arrow_schema(plan.schema());
                 lowered.steps.push(flatmap::step(node, arguments, Arc::clone(&lowered.output)));
                 Ok(lowered)
             }
         },
-        LogicalPlan::SubqueryAlias(alias) => walk(state, &alias.input),
+        LogicalPlan::SubqueryAlias(alias) => walk(session, &alias.input),
         other => internal_err!("{} in a chain of filters and projections", other.display()),
     }
 }

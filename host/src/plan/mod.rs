@@ -11,6 +11,7 @@ mod logical;
 mod lower;
 mod prefilter;
 mod process;
+mod session;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -22,8 +23,8 @@ pub use prefilter::{TextMatch, TextTest};
 use crate::config::spec::{Emit, Order, OutputMode, WindowKind};
 use crate::plugin::{FunctionSignature, GuestFlatMap, Plugin};
 use arrow::datatypes::{DataType, SchemaRef};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 use std::sync::Arc;
 use std::time::Duration;
 

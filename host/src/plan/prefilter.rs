@@ -3,10 +3,10 @@
 //! In: the first step of a plan. Out: tests that each row which passes the filter passes too. The filter itself stays where it is.
 
 use super::{DecodeField, FieldSource, OutputType, Step};
-use datafusion::common::ScalarValue;
-use datafusion::logical_expr::Operator;
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{BinaryExpr, Column, InListExpr, LikeExpr, Literal};
+use datafusion_common::ScalarValue;
+use datafusion_expr::Operator;
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::{BinaryExpr, Column, InListExpr, LikeExpr, Literal};
 use std::sync::Arc;
 
 /// A test of one column's text; null fails it.

@@ -9,9 +9,9 @@ use crate::config::spec::{Order, Placed, ProcessSpec};
 use crate::limits::ROW_COLUMN;
 use crate::plugin::{Attribute, FunctionKind, FunctionSignature, Plugin, ProcessOutput, ProcessSignature};
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::common::DFSchema;
-use datafusion::error::Result;
-use datafusion::logical_expr::cast;
+use datafusion_common::DFSchema;
+use datafusion_common::Result;
+use datafusion_expr::cast;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ pub(super) fn plan(
 }
 
 /// The columns, with names that differ: an argument that was cast, and the column itself, are two.
-fn unique(inputs: Inputs) -> Vec<datafusion::logical_expr::Expr> {
+fn unique(inputs: Inputs) -> Vec<datafusion_expr::Expr> {
     let mut names = HashSet::new();
     let name = |name: &str, i: usize, names: &mut HashSet<String>| {
         if names.insert(name.to_owned()) { name.to_owned() } else { format!("__{name}_{i}") }

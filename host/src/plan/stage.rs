@@ -5,11 +5,11 @@ use crate::config::spec::{Constant, FilterSpec, Placed};
 use crate::limits::HIDDEN_PREFIX;
 use crate::plugin::FunctionKind;
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
-use datafusion::common::{Column, DFSchema, ScalarValue};
-use datafusion::error::Result;
-use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::logical_plan::builder::LogicalTableSource;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
+use datafusion_common::Result;
+use datafusion_common::{Column, DFSchema, ScalarValue};
+use datafusion_expr::expr::ScalarFunction;
+use datafusion_expr::logical_plan::builder::LogicalTableSource;
+use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -88,7 +88,7 @@ impl Stage {
         }
         let mut values = found.into_iter().map(|c| c.map(|c| c.expr)).collect::<Option<Vec<_>>>()?;
         values.extend(arguments.iter().map(|a| Expr::Literal(constant(&a.value), None)));
-        let udf = Arc::clone(planner.state.scalar_functions().get(name)?);
+        let udf = Arc::clone(planner.session.scalar().get(name)?);
         let call = Expr::ScalarFunction(ScalarFunction::new_udf(udf, values));
         planner.typed(call, name, function.place, self.schema()).map(|t| t.expr)
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray};
 use arrow::compute::{filter, prep_null_mask_filter};
-use datafusion::common::{Result, ScalarValue};
-use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
+use datafusion_common::{Result, ScalarValue};
+use datafusion_expr::{Accumulator, EmitTo, GroupsAccumulator};
 
 use super::partials::{Partial, merge, partial, without_row};
 use super::pieces::{argument_bytes, array_bytes, in_pieces};

@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, new_empty_array};
 use arrow::datatypes::{DataType, Int64Type};
-use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
-use datafusion::prelude::SessionContext;
+use datafusion_expr::{EmitTo, GroupsAccumulator};
 
 use super::accumulator::GuestGroups;
 use super::pieces::CALL_ROWS;
 use super::testing::{engine, plugin};
-use super::{Argument, FailureKind, Plugin, PluginSet, guest_error};
+use super::{Argument, FailureKind, Plugin};
 
 fn ints(values: impl IntoIterator<Item = i64>) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values(values))
@@ -147,76 +145,4 @@ fn a_failing_call_leaves_the_accumulator_as_it_was() {
     assert!(acc.update_batch(&[text], &[0], None, 2).is_err());
     assert!(acc.merge_batch(&[ints([1]), ints([1])], &[0], 2).is_err());
     assert_eq!(acc.evaluate(EmitTo::All).unwrap().as_primitive::<Int64Type>().values(), &[1, 2]);
-}
-
-async fn sql(context: &SessionContext, query: &str) -> datafusion::error::Result<Vec<ScalarValue>> {
-    let batches = context.sql(query).await?.collect().await?;
-    let mut row = Vec::new();
-    for batch in batches.iter().filter(|b| b.num_rows() > 0) {
-        for column in batch.columns() {
-            row.push(ScalarValue::try_from_array(column, 0)?);
-        }
-    }
-    Ok(row)
-}
-
-fn context() -> SessionContext {
-    let set = PluginSet::empty().with(plugin(&engine(), "p", "1.0.0", "g_")).unwrap();
-    let context = SessionContext::new();
-    set.scalar_udfs().iter().for_each(|f| context.register_udf(f.as_ref().clone()));
-    set.aggregate_udfs().iter().for_each(|f| context.register_udaf(f.as_ref().clone()));
-    context
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
-}
-
-#[test]
-fn guests_stand_in_sql_where_built_ins_do() {
-    let context = context();
-    let int = |i: i64| ScalarValue::Int64(Some(i));
-    block_on(async {
-        let from = "from (values (1), (2), (3), (4), (null)) t(v)";
-        // The literals are Int64; a cast to Int32 has to be coerced back.
-        let row = sql(&context, &format!("select sum(g_twice(cast(v as int))) {from} where g_even(v) and v is not null"))
-            .await
-            .unwrap();
-        assert_eq!(row, [int(12)]);
-        let row =
-            sql(&context, &format!("select g_sum(v), g_sum(v) filter (where v > 2) {from} where v is not null")).await.unwrap();
-        assert_eq!(row, [int(10), int(7)]);
-        let query = format!("select v % 2 k, g_sum(v) s {from} where v is not null group by v % 2 order by k desc");
-        assert_eq!(sql(&context, &query).await.unwrap(), [int(1), int(4)]);
-        assert_eq!(sql(&context, "select g_sum(v) from (select 1 v where false)").await.unwrap(), [int(0)]);
-        assert_eq!(sql(&context, "select g_twice(21)").await.unwrap(), [int(42)]);
-    });
-}
-
-#[test]
-fn what_a_guest_does_not_take_is_told() {
-    let context = context();
-    block_on(async {
-        let error = |query: &'static str| {
-            let context = &context;
-            async move { sql(context, query).await.unwrap_err().to_string() }
-        };
-        let text = error("select g_twice('a')").await;
-        assert!(text.contains("g_twice(int64) -> int64 can't be called with (Utf8"), "{text}");
-        let text = error("select g_sum(v, v) from (values (1)) t(v)").await;
-        assert!(text.contains("g_sum(int64) -> int64 can't be called with (Int64, Int64)"), "{text}");
-        let text = error("select g_sum(distinct v), count(v) from (values (1)) t(v)").await;
-        assert!(text.contains("take DISTINCT away"), "{text}");
-    });
-}
-
-#[test]
-fn a_failure_is_found_in_datafusions_error() {
-    let context = context();
-    block_on(async {
-        let query = "select g_fails(v) from (values (5), (6)) t(v)";
-        let error = sql(&context, query).await.unwrap_err();
-        let found = guest_error(&error).unwrap_or_else(|| panic!("{error:?}"));
-        assert_eq!((&*found.function, &found.kind), ("g_fails", &FailureKind::Refused(Some(1))));
-    });
 }

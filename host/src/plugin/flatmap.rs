@@ -6,8 +6,8 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
-use datafusion::common::Result;
-use datafusion::logical_expr::ColumnarValue;
+use datafusion_common::Result;
+use datafusion_expr::ColumnarValue;
 
 use super::abi::{ColumnIn, FlatRowsOut, FlatRowsResult, RowsParams};
 use super::lower::Prepared;

@@ -109,9 +109,9 @@ pub struct GuestError {
 }
 
 /// The guest's failure inside a DataFusion error, if that is what it is.
-pub fn guest_error(error: &datafusion::error::DataFusionError) -> Option<&GuestError> {
+pub fn guest_error(error: &datafusion_common::DataFusionError) -> Option<&GuestError> {
     match error.find_root() {
-        datafusion::error::DataFusionError::External(e) => e.downcast_ref::<GuestError>(),
+        datafusion_common::DataFusionError::External(e) => e.downcast_ref::<GuestError>(),
         _ => None,
     }
 }

@@ -2,8 +2,8 @@
 
 use arrow::array::{Array, ArrayRef, UInt32Array, new_empty_array};
 use arrow::compute::{concat, take};
-use datafusion::common::Result;
-use datafusion::error::DataFusionError;
+use datafusion_common::DataFusionError;
+use datafusion_common::Result;
 
 use super::pieces::{CALL_BYTES, CALL_ROWS, HALVINGS, array_bytes, call_rows};
 use super::udf::external;

@@ -5,11 +5,11 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion::common::{Result, ScalarValue, plan_err};
-use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
-use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, GroupsAccumulator, Signature};
-use datafusion::physical_expr::expressions::Literal;
+use datafusion_common::{Result, ScalarValue, plan_err};
+use datafusion_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion_expr::utils::{AggregateOrderSensitivity, format_state_name};
+use datafusion_expr::{Accumulator, AggregateUDFImpl, GroupsAccumulator, Signature};
+use datafusion_physical_expr::expressions::Literal;
 
 use super::accumulator::{GuestGroups, GuestRows};
 use super::udf::{as_type, coerce, signature};
@@ -45,7 +45,7 @@ impl GuestAggregate {
             );
         }
         let types = &self.about().arguments;
-        let constant = |(i, e): (usize, &Arc<dyn datafusion::physical_expr::PhysicalExpr>)| -> Result<Option<ArrayRef>> {
+        let constant = |(i, e): (usize, &Arc<dyn datafusion_physical_expr::PhysicalExpr>)| -> Result<Option<ArrayRef>> {
             match (e.downcast_ref::<Literal>(), types.get(i)) {
                 (Some(literal), Some(t)) => as_type(&literal.value().to_array()?, *t).map(Some),
                 _ => Ok(None),

@@ -6,11 +6,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, new_empty_array};
 use arrow::compute::{cast_with_options, concat};
 use arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion::common::{Result, ScalarValue, plan_err};
-use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, TypeSignature, Volatility,
-};
+use datafusion_common::DataFusionError;
+use datafusion_common::{Result, ScalarValue, plan_err};
+use datafusion_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, TypeSignature, Volatility};
 
 use super::pieces::{argument_bytes, in_pieces};
 use super::{Argument, FunctionKind, FunctionSignature, GuestError, GuestType, Plugin};

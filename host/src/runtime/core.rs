@@ -34,7 +34,7 @@ use crate::plan::Plan;
 use crate::state::bulk::Bulk;
 use crate::state::spill::SpillError;
 use crate::state::store::{Sizes, Store};
-use datafusion::error::{DataFusionError, Result};
+use datafusion_common::{DataFusionError, Result};
 use std::sync::Arc;
 
 /// Merged panes take at most this part of the state's budget; slots have the rest.

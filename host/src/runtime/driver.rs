@@ -27,7 +27,7 @@ use crate::plan::Plan;
 use crate::plugin::{FailureKind, PluginSet, guest_error};
 use crate::state::savepoint::Header;
 use crate::state::store::Sizes;
-use datafusion::error::DataFusionError;
+use datafusion_common::DataFusionError;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -25,7 +25,7 @@ use crate::runtime::worker::{Ran, Run, work};
 use crate::state::spill::SpillError;
 use crate::state::store::{LoadError, Sizes};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use datafusion::error::DataFusionError;
+use datafusion_common::DataFusionError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -11,7 +11,7 @@ use crate::operator::epoch::{EpochStart, TaskEpoch};
 use crate::operator::task::EpochTask;
 use crate::plan::Plan;
 use crossbeam_channel::{Receiver, Sender};
-use datafusion::error::DataFusionError;
+use datafusion_common::DataFusionError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

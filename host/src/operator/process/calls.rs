@@ -16,7 +16,7 @@ use crate::operator::merge::external;
 use crate::plugin::{Effect, FailureKind, GuestError, KeyBatch, OutputRows, Timers};
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
 use arrow::compute::{interleave, take};
-use datafusion::error::{DataFusionError, Result};
+use datafusion_common::{DataFusionError, Result};
 use std::borrow::Cow;
 use std::sync::Arc;
 

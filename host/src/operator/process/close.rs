@@ -13,7 +13,7 @@ use crate::operator::isolate::Budget;
 use crate::operator::merge::{external, external_store};
 use crate::state::store::{Store, Update};
 use arrow::array::{ArrayRef, RecordBatch};
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::collections::HashSet;
 use std::sync::Arc;
 

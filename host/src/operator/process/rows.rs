@@ -14,7 +14,7 @@ use crate::state::store::{Found, PaneId, Place, Slot, Store, Update};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
-use datafusion::error::Result;
+use datafusion_common::Result;
 use hashbrown::HashTable;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use crate::plan::ProcessPlan;
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampMillisecondType;
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::sync::Arc;
 
 /// What keeping rows needs to know of the plan.

@@ -3,7 +3,7 @@
 use super::EpochTask;
 use crate::element::{RawBatch, ResultRows};
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::sync::Arc;
 
 /// The partition that results are of.

@@ -4,7 +4,7 @@ use super::*;
 use crate::operator::steps::apply;
 use crate::plan::{Step, explain};
 use arrow::array::{AsArray, BooleanArray};
-use datafusion::logical_expr::EmitTo;
+use datafusion_expr::EmitTo;
 
 fn counts() -> Vec<Placed<Operation>> {
     vec![parse(1), filter(2, "name is not null"), window(3, "st", &["name", "camelCase"], vec![reduce(4, "count", &[], "n")])]

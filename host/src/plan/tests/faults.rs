@@ -46,6 +46,8 @@ fn expressions_that_are_none() {
     check(vec![parse(1), filter(2, "size + 1")], &["2: `size + 1` is a long, not true or false"]);
     check(vec![parse(1), filter(2, "good > st")], &["2: `good > st`: "]);
     check(vec![parse(1), filter(2, "sum(size) > 1")], &["2: `sum` is an aggregate: it stands as a reducer"]);
+    check(vec![parse(1), filter(2, "row_number() over () > 1")], &["2: window functions (OVER) can't be used"]);
+    check(vec![parse(1), filter(2, "sum(size) over () > 1")], &["2: window functions (OVER) can't be used"]);
     check(vec![parse(1), filter(2, "random() > 0.5")], &["2: `random() > 0.5`: `random` gives another value each time"]);
     check(vec![parse(1), filter(2, "st > now()")], &["2: `st > now()`: `now` gives another value each time"]);
     check(

@@ -4,8 +4,8 @@ use super::*;
 use crate::config::{LoadOptions, load_str};
 use crate::operator::steps::apply;
 use crate::plan::{build, explain};
-use crate::plugin::{PluginSet, testing};
-use datafusion::logical_expr::EmitTo;
+use crate::plugin::{FailureKind, PluginSet, guest_error, testing};
+use datafusion_expr::EmitTo;
 
 const FILE: &str = "
 source: { name: stdin }
@@ -60,4 +60,38 @@ fn a_guest_that_is_not_there_is_named_with_its_line() {
     let text = build(&pipeline, &PluginSet::empty()).err().unwrap().to_string();
     assert!(text.contains("guests.yaml:13:13: unknown filter `even`; functions of a plugin are there once"), "{text}");
     assert!(text.contains("unknown function `twice`"), "{text}");
+}
+
+#[test]
+fn what_a_guest_does_not_take_is_told() {
+    let plugins = PluginSet::empty().with(testing::plugin(&testing::engine(), "numbers", "1.2.3", "")).unwrap();
+    let faults = |from: &str, to: &str| {
+        assert!(FILE.contains(from), "{from}");
+        let pipeline =
+            load_str(&FILE.replace(from, to), "guests.yaml", &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+        build(&pipeline, &plugins).err().map_or_else(String::new, |e| e.to_string())
+    };
+    let text = faults("twice(size + 1)", "twice('a')");
+    assert!(text.contains("guests.yaml:16:") && text.contains("twice(int64) -> int64 can't be called with (Utf8"), "{text}");
+    let text = faults("inputColumns: [double]", "inputColumns: [double, double]");
+    assert!(
+        text.contains("guests.yaml:20:") && text.contains("sum(int64) -> int64 can't be called with (Int64, Int64)"),
+        "{text}"
+    );
+    let text = faults("inputColumns: [double]", "distinct: true, inputColumns: [double]");
+    assert!(text.contains("guests.yaml:20:") && text.contains("take DISTINCT away"), "{text}");
+    // A narrower number is widened.
+    assert_eq!(faults("twice(size + 1)", "twice(cast(size as int))"), "");
+}
+
+#[test]
+fn a_failure_is_found_in_datafusions_error() {
+    let plugins = PluginSet::empty().with(testing::plugin(&testing::engine(), "numbers", "1.2.3", "")).unwrap();
+    let without_filter = FILE.replace("plugin: even\n    inputColumns: [size]", "where: true");
+    let file = without_filter.replace("twice(size + 1)", "fails(size)");
+    let pipeline = load_str(&file, "guests.yaml", &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"));
+    let plan = build(&pipeline, &plugins).unwrap_or_else(|e| panic!("{e}"));
+    let error = apply(&plan.pre, &batch(&plan)).unwrap_err();
+    let found = guest_error(&error).unwrap_or_else(|| panic!("{error:?}"));
+    assert_eq!((&*found.function, &found.kind), ("fails", &FailureKind::Refused(Some(1))));
 }

@@ -17,9 +17,9 @@ use crate::plugin::{FunctionKind, GuestUse};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array, new_null_array};
 use arrow::compute::concat;
 use arrow::datatypes::DataType;
-use datafusion::functions_aggregate::sum::sum_udaf;
-use datafusion::logical_expr::{AggregateUDF, ColumnarValue, ScalarUDF, Volatility, create_udaf, create_udf};
-use datafusion::scalar::ScalarValue;
+use datafusion_common::ScalarValue;
+use datafusion_expr::{AggregateUDF, ColumnarValue, ScalarUDF, Volatility, create_udaf, create_udf};
+use datafusion_functions_aggregate::sum::sum_udaf;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ use crate::operator::task::EpochTask;
 use crate::output::EpochCommit;
 use crate::plan::{Next, Plan, ResultBound};
 use arrow::array::RecordBatch;
-use datafusion::error::{DataFusionError, Result};
+use datafusion_common::{DataFusionError, Result};
 use std::sync::Arc;
 
 /// Times that its share of an epoch may be run again before the failure counts as ours.

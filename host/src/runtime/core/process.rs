@@ -10,7 +10,7 @@ use crate::output::encode::Encoder;
 use crate::output::side::{From, Reject};
 use crate::output::{EpochCommit, output_role};
 use crate::plan::Plan;
-use datafusion::error::{DataFusionError, Result};
+use datafusion_common::{DataFusionError, Result};
 use std::sync::Arc;
 
 /// A keyed process, and the encoders of its outputs that have sinks of their own.

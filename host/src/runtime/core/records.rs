@@ -14,7 +14,7 @@ use crate::output::{EpochCommit, OutRecord};
 use crate::plan::Step;
 use arrow::array::{RecordBatch, UInt64Array};
 use arrow::compute::take_record_batch;
-use datafusion::error::{DataFusionError, Result};
+use datafusion_common::{DataFusionError, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 

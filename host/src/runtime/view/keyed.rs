@@ -12,7 +12,7 @@ use arrow::array::{
 };
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::collections::HashSet;
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ use crate::state::store::{PaneId, split};
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{Field, SchemaRef};
-use datafusion::error::{DataFusionError, Result};
+use datafusion_common::{DataFusionError, Result};
 use keyed::Keyed;
 use std::collections::HashSet;
 use std::sync::Arc;

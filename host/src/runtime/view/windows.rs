@@ -12,7 +12,7 @@ use crate::state::codec::RowCodec;
 use crate::state::store::PaneId;
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::error::Result;
+use datafusion_common::Result;
 use std::collections::HashSet;
 use std::sync::Arc;
 
