@@ -7,7 +7,7 @@
 //! The store below has checksums of its blocks; these hold from the job's memory to the job's memory.
 //!
 //! State and notes are in files of their own, and a journal that was cut off leaves them at different batches: state that is newer than the
-//! position beside it, or older. So both carry the number of the last batch, and a tree whose numbers differ is damaged.
+//! position beside it, or older. So both carry the number of the last batch that changed state, and a tree whose numbers differ is damaged.
 
 use crate::output::Change;
 use crate::state::bulk::BorrowedChange;
@@ -147,7 +147,7 @@ pub struct Tree {
     state: Keyspace,
     notes: Keyspace,
     format: Format,
-    /// Number of the last batch.
+    /// Number of the last batch that changed state.
     batch: AtomicU64,
     /// See [`UNMARKED_NOTE`].
     unmarked: bool,
@@ -267,6 +267,9 @@ impl Tree {
         sync: bool,
     ) -> Result<(), TreeError> {
         let mut batch = self.database.batch().durability(Some(if sync { PersistMode::SyncAll } else { PersistMode::Buffer }));
+        let mut changes = changes.into_iter().peekable();
+        // Of notes alone the state has nothing: where many changes were ingested, a number would be one more file for the tree to merge.
+        let counts = self.format.counts() && changes.peek().is_some();
         for (shard, name, value) in changes {
             let mut key = Vec::with_capacity(2 + name.len());
             key.extend_from_slice(&shard.to_be_bytes());
@@ -283,7 +286,7 @@ impl Tree {
             let value = if *name == FORMAT_NOTE { value.to_vec() } else { self.sealed(name.as_bytes(), value) };
             batch.insert(&self.notes, *name, value);
         }
-        if self.format.counts() {
+        if counts {
             let number = (self.batch.fetch_add(1, Ordering::Relaxed) + 1).to_be_bytes();
             batch.insert(&self.state, BATCH_KEY, self.sealed(&BATCH_KEY, &number));
             batch.insert(&self.notes, BATCH_NOTE, self.sealed(BATCH_NOTE.as_bytes(), &number));
@@ -376,11 +379,12 @@ fn number(bytes: &[u8]) -> u64 {
 
 fn keyspace(database: &Database, name: &str, memory: u64) -> fjall::Result<Keyspace> {
     // Bulks are large and their keys lie all over: each merge of the newest files rewrites all else, so more of them than fjall's 4 may lie
-    // side by side before they are merged; at 30 fjall stops writers. Nothing is looked up by key but a note or two: no filters, large blocks.
+    // side by side before they are merged; at 30 fjall lets batches wait. Nothing is looked up by key but a note or two: no filters, large
+    // blocks.
     let options = || {
         KeyspaceCreateOptions::default()
             .max_memtable_size(memory)
-            .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(20)))
+            .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(28)))
             .filter_policy(FilterPolicy::disabled())
             .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
     };
