@@ -11,7 +11,7 @@ use crate::operator::close::Closed;
 use crate::operator::epoch::{RejectedRow, RowError, TaskEpoch};
 use crate::operator::isolate::Budget;
 use crate::operator::merge::{external, external_store};
-use crate::state::store::{Store, Update};
+use crate::state::store::{Found, Store, Update};
 use arrow::array::{ArrayRef, RecordBatch};
 use datafusion_common::Result;
 use std::collections::HashSet;
@@ -166,13 +166,12 @@ impl ProcessCloser {
         let mut woken = store.timers_until(closing.now).map_err(external_store)?;
         if closing.now > closing.reached {
             store.fetch(woken.iter().copied()).map_err(external_store)?;
-            let mut awake = Vec::new();
-            for (pane, key) in woken {
-                let slot = store.get(pane, key).map_err(external_store)?;
-                if slot.is_some_and(|slot| armed(slot).0 <= closing.reached || has_timers(slot)) {
-                    awake.push((pane, key));
-                }
-            }
+            let (mut awake, mut timers) = (Vec::new(), woken.iter());
+            let each = |found: Found<'_>| {
+                let is_awake = |slot: &[u8]| armed(slot).0 <= closing.reached || has_timers(slot);
+                awake.extend(timers.next().filter(|_| found.is_some_and(|(slot, _)| is_awake(slot))));
+            };
+            store.find_all(woken.iter().map(|(pane, key)| (*pane, store.hash(key), *key)), each).map_err(external_store)?;
             woken = awake;
         }
         woken.extend(store.processing_timers_until(closing.time));
