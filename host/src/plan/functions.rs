@@ -1,4 +1,4 @@
-//! The functions that a pipeline may call: DataFusion's and those of plugins, in one registry.
+//! The functions of plugins, as planning asks for them.
 
 use crate::plugin::{FunctionKind, GuestFlatMap, GuestUse, Plugin, PluginSet};
 use datafusion_expr::{AggregateUDF, ScalarUDF};

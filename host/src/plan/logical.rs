@@ -15,8 +15,7 @@ use crate::config::spec::{Operation, OutputMode, ParseSpec, Pipeline, Place, Pla
 use crate::limits::ROW_COLUMN;
 use crate::plugin::{GuestUse, PluginSet};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion_common::ScalarValue;
-use datafusion_common::{DataFusionError, Result};
+use datafusion_common::{DataFusionError, Result, ScalarValue};
 use datafusion_expr::Expr;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;

@@ -8,8 +8,7 @@ use super::Step;
 use super::flatmap::{self, FlatMapNode};
 use super::session::Session;
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion_common::Result;
-use datafusion_common::{Column, DFSchema, ScalarValue, internal_err};
+use datafusion_common::{Column, DFSchema, Result, ScalarValue, internal_err};
 use datafusion_expr::{Expr, LogicalPlan};
 use std::sync::Arc;
 

@@ -2,8 +2,7 @@
 
 use arrow::array::{Array, ArrayRef, UInt32Array, new_empty_array};
 use arrow::compute::{concat, take};
-use datafusion_common::DataFusionError;
-use datafusion_common::Result;
+use datafusion_common::{DataFusionError, Result};
 
 use super::pieces::{CALL_BYTES, CALL_ROWS, HALVINGS, array_bytes, call_rows};
 use super::udf::external;

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, new_empty_array};
 use arrow::compute::{cast_with_options, concat};
 use arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion_common::DataFusionError;
-use datafusion_common::{Result, ScalarValue, plan_err};
+use datafusion_common::{DataFusionError, Result, ScalarValue, plan_err};
 use datafusion_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, TypeSignature, Volatility};
 
 use super::pieces::{argument_bytes, in_pieces};

@@ -123,6 +123,27 @@ fn what_was_ingested_is_there_after_opening_again() {
     assert!(!Tree::open(dir.path()).unwrap().can_ingest());
 }
 
+/// A bulk is one file until it is merged, whatever is noted behind it; else files that hold a number would be merged as often as those of state.
+#[test]
+fn notes_alone_add_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = Tree::open(dir.path()).unwrap();
+    tree.apply(Bulk::from_iter([change(0)]).iter(), &[("meta", b"0")], true).unwrap();
+    for round in 1..8u8 {
+        tree.ingest(Bulk::from_iter((0..100).map(change)).sorted()).unwrap();
+        tree.apply([], &[("meta", &[round])], true).unwrap();
+    }
+    // The first bulk took what was applied before it along.
+    assert_eq!(tree.state.table_count(), 8);
+    drop(tree);
+    let tree = Tree::open(dir.path()).unwrap();
+    assert_eq!(tree.note("meta").unwrap(), Some(vec![7]));
+    // The number goes on where state changes again.
+    tree.apply(Bulk::from_iter([change(1)]).iter(), &[("meta", b"8")], true).unwrap();
+    drop(tree);
+    assert_eq!(all(dir.path()).unwrap().len(), 100);
+}
+
 fn all(path: &Path) -> Result<Vec<Change>, TreeError> {
     let tree = Tree::open(path)?;
     let mut entries = Vec::new();
