@@ -188,7 +188,7 @@ impl Planner<'_> {
             self.unknown_column(place, &column, schema);
         }
         if has_over {
-            self.fault(place, OVER);
+            self.fault(place, "window functions (OVER) can't be used; window_aggregate makes windows");
         }
         for name in functions {
             let scalar = self.session.scalar();
@@ -213,8 +213,6 @@ impl Planner<'_> {
     }
 }
 
-/// What is said of `f(x) OVER (...)`.
-const OVER: &str = "window functions (OVER) can't be used; window_aggregate makes windows";
 /// Functions that DataFusion's planner knows without a registry.
 const PLANNED: [&str; 2] = ["map", "make_map"];
 
@@ -237,7 +235,6 @@ fn impure(expr: &Expr) -> Option<String> {
             Expr::AggregateFunction(f) => {
                 Some(format!("`{}` is an aggregate: it stands as a reducer in window_aggregate", f.func.name()))
             }
-            Expr::WindowFunction(_) => Some(OVER.to_owned()),
             Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) => {
                 Some("an expression can't hold a query".to_owned())
             }

@@ -63,6 +63,32 @@ fn a_guest_that_is_not_there_is_named_with_its_line() {
 }
 
 #[test]
+fn guests_stand_in_sql_where_built_ins_do() {
+    let plugins = PluginSet::empty().with(testing::plugin(&testing::engine(), "numbers", "1.2.3", "")).unwrap();
+    // A cast to a narrower number has to be coerced back, and a constant is one value for all rows.
+    let calls = "{ st: st, double: twice(cast(size as int)), half: size % 2, answer: twice(21) }";
+    let file = FILE.replace("{ st: st, double: twice(size + 1) }", calls);
+    let file = file.replace("plugin: even\n    inputColumns: [size]", "where: even(size) or size < 10");
+    let grouped = "groupByKeys: [half]\n    aggregations:\n      - { reducer: max, inputColumns: [answer], outputColumn: most }";
+    let pipeline = load_str(&file.replace("aggregations:", grouped), "guests.yaml", &LoadOptions::default());
+    let plan = build(&pipeline.unwrap_or_else(|e| panic!("{e}")), &plugins).unwrap_or_else(|e| panic!("{e}"));
+    let input = apply(&plan.pre, &batch(&plan)).unwrap();
+    let values = |name: &str| -> Vec<i64> {
+        let column = input.column_by_name(name).unwrap_or_else(|| panic!("{name} in {:?}", input.schema()));
+        arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(column.as_ref()).values().to_vec()
+    };
+    assert_eq!((values("double"), values("half"), values("answer")), (vec![10, 100], vec![1, 0], vec![42, 42]));
+    let window = plan.window.as_ref().unwrap();
+    let mut groups = window.aggregates[1].function.create_groups_accumulator().unwrap();
+    let doubles: ArrayRef = Arc::new(Int64Array::from(vec![10, 100, 1_000]));
+    // By group, without rows that a condition drops; of a group without rows it is what the guest says of none.
+    let kept = arrow::array::BooleanArray::from(vec![true, true, false]);
+    groups.update_batch(&[doubles], &[0, 1, 1], Some(&kept), 3).unwrap();
+    let sums = groups.evaluate(EmitTo::All).unwrap();
+    assert_eq!(arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(sums.as_ref()).values(), &[10, 100, 0]);
+}
+
+#[test]
 fn what_a_guest_does_not_take_is_told() {
     let plugins = PluginSet::empty().with(testing::plugin(&testing::engine(), "numbers", "1.2.3", "")).unwrap();
     let faults = |from: &str, to: &str| {
